@@ -1,0 +1,431 @@
+"Model files: what is refused, that saving and the ONNX twin change nothing, and that no byte can be altered unnoticed"
+import json
+import os
+import pickle
+import subprocess
+import sys
+import textwrap
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from captcha_lab import bundle as lib
+from captcha_lab.bundle import (Bundle, export_onnx, find_bundle, fit_image, load_bundle, model_zoo, read_meta,
+                                save_bundle)
+from captcha_lab.core import InputError, LabError, ModelError, share_path
+
+torch = pytest.importorskip('torch')
+from captcha_lab.crnn import CRNN  # noqa: E402
+
+ROOT = Path(__file__).resolve().parent.parent
+ARGS = dict(n_symbols=6, height=32, channels=[4, 4, 8, 8], hidden=8, dropout=.1)
+META = dict(name='toy', task='ctc', arch='crnn', arch_args=ARGS, vocab='AB7é漢', card={'name': 'toy', 'n': np.int64(3)},
+            input=dict(mode='L', height=32, width=None, min_width=8, max_width=600),
+            norm={'mean': .4, 'std': .3}, decode={'method': 'greedy', 'width': 1, 'temperature': 1.5}, thresholds=.5)
+
+
+def network(seed=0):
+    torch.manual_seed(seed)
+    net = CRNN(**ARGS)
+    for x in (torch.randn(4, 1, 32, 64) for _ in range(3)): net(x) # batch statistics that are not the initial ones
+    with torch.no_grad(): net.head.weight *= 20 # sure enough of itself that texts come out
+    return net.eval()
+
+
+def pictures(*shapes, seed=0):
+    rng = np.random.default_rng(seed)
+    return [np.repeat(rng.integers(0, 256, (h, -(-w//6)), dtype=np.uint8), 6, axis=1)[:, :w].copy() for h, w in shapes]
+
+
+@pytest.fixture(scope='module')
+def toy(tmp_path_factory): return save_bundle(tmp_path_factory.mktemp('models')/'toy.safetensors', network().state_dict(), META)
+
+@pytest.fixture(scope='module')
+def twin(toy): return export_onnx(toy)
+
+IMAGES = pictures((32, 80), (32, 8), (32, 200), (32, 80), (50, 200), (20, 60), (32, 133), (32, 80), (32, 600))
+
+
+# ---- saving, loading, reading
+
+def test_nothing_is_lost_on_the_way(toy):
+    net, bundle = network(), load_bundle(toy)
+    for o in IMAGES:
+        x = fit_image(o, META['input'])[None]
+        with torch.no_grad(): expected = net((torch.tensor(x)[:, None]/255 - .4)/.3).numpy()
+        assert np.abs(bundle.run(x) - expected).max() < 1e-4
+    meta = read_meta(toy)
+    assert {k: meta[k] for k in META if k != 'card'} == {k: v for k, v in META.items() if k != 'card'}
+    assert meta['card'] == {'name': 'toy', 'n': 3} and meta == bundle.meta
+
+
+def test_same_alone_in_company_and_after_another_round(toy, tmp_path):
+    bundle = load_bundle(toy)
+    together = bundle.predict(IMAGES)
+    assert any(r['text'] for r in together)
+    for size in (1, 2): assert [r['text'] for r in bundle.predict(IMAGES, batch_size=size)] == [r['text'] for r in together]
+    for o, r in zip(IMAGES, together):
+        alone, = bundle.predict([o])
+        assert alone['text'] == r['text'] and alone['confidence'] == pytest.approx(r['confidence'], abs=1e-5)
+        assert set(r) == {'text', 'confidence'} and type(r['confidence']) is float and 0 <= r['confidence'] <= 1
+    again = save_bundle(tmp_path/'again.safetensors', network().state_dict(), {k: bundle.meta[k] for k in META})
+    assert load_bundle(again).predict(IMAGES) == together
+    assert again.read_bytes() == toy.read_bytes() # same weights, same fields, same bytes
+
+
+def test_colour_is_read_as_its_grey(toy):
+    image_lib = pytest.importorskip('PIL.Image')
+    rgb = np.random.default_rng(1).integers(0, 256, (32, 90, 3), dtype=np.uint8)
+    assert (fit_image(rgb, META['input']) == np.asarray(image_lib.fromarray(rgb).convert('L'))).all()
+    assert fit_image(rgb[..., :1], META['input']).shape == (32, 90)
+
+
+@given(st.integers(1, 300), st.integers(1, 300))
+def test_any_size_is_fitted_or_refused(h, w):
+    size, image = META['input'], np.zeros((h, w), np.uint8)
+    width = max(1, round(w*32/h))
+    if 8 <= width <= 600: assert fit_image(image, size).shape == (32, width)
+    else:
+        with pytest.raises(InputError, match='too wide' if width > 600 else 'too narrow'): fit_image(image, size)
+
+
+@pytest.mark.parametrize('images', [
+    [np.zeros((32, 80))], ['a.png'], [None], [np.zeros(32, np.uint8)], [np.zeros((32, 80, 4), np.uint8)],
+    [np.zeros((0, 80), np.uint8)], [np.zeros((32, 0), np.uint8)], np.zeros((32, 80), np.uint8),
+    [np.zeros((1, 1, 1, 1), np.uint8)], [[[0, 1]]], [torch.zeros(32, 80, dtype=torch.uint8)]])
+def test_what_is_no_image(toy, images):
+    with pytest.raises(InputError) as e: load_bundle(toy).predict(images)
+    assert '\n' not in str(e.value)
+
+
+def test_beam(tmp_path):
+    results = []
+    for method, width in (('beam', 20), ('greedy', 1)):
+        meta = META | {'decode': {'method': method, 'width': width, 'temperature': 1.}}
+        results.append(load_bundle(save_bundle(tmp_path/f'{method}.safetensors', network().state_dict(), meta)).predict(IMAGES))
+    beam, greedy = ([r['confidence'] for r in o] for o in results)
+    assert np.mean(beam) >= np.mean(greedy) - 1e-6
+
+
+# ---- the twin
+
+def test_twin_reads_the_same(toy, twin):
+    a, b = load_bundle(toy), load_bundle(twin, threads=2)
+    for x, y in zip(a.predict(IMAGES), b.predict(IMAGES)):
+        assert x['text'] == y['text'] and x['confidence'] == pytest.approx(y['confidence'], abs=1e-4)
+    for n, w in ((1, 8), (5, 97), (2, 200), (9, 33)):
+        x = np.random.default_rng(w).integers(0, 256, (n, 32, w), dtype=np.uint8)
+        assert np.abs(a.run(x) - b.run(x)).max() < 1e-3
+    same = ('name', 'vocab', 'weights_sha256', 'input', 'norm', 'decode', 'thresholds', 'card')
+    assert {k: a.meta[k] for k in same} == {k: b.meta[k] for k in same}
+
+
+def test_twin_is_ordinary_onnx(twin):
+    onnx, onnxruntime = pytest.importorskip('onnx'), pytest.importorskip('onnxruntime')
+    model = onnx.load(str(twin))
+    onnx.checker.check_model(model)
+    assert json.loads({p.key: p.value for p in model.metadata_props}['captcha_lab'])['vocab'] == META['vocab']
+    seen = onnxruntime.InferenceSession(str(twin)).get_modelmeta().custom_metadata_map['captcha_lab']
+    assert json.loads(seen) == read_meta(twin)
+    assert model.opset_import[0].version == 17 and len(list(twin.parent.glob(twin.name + '*'))) == 1 # no second file
+
+
+def test_twin_that_reads_differently_is_not_kept(toy, tmp_path, monkeypatch):
+    real = lib._network
+
+    def other(*args):
+        net = real(*args)
+        net.shift += .5
+        return net
+    original = lib._torch_run
+    monkeypatch.setattr(lib, '_torch_run', lambda net, device: original(real(toy.read_bytes(), read_meta(toy), toy), device))
+    monkeypatch.setattr(lib, '_network', other)
+    with pytest.raises(ModelError, match='differently'): export_onnx(toy, tmp_path/'a.onnx')
+    assert list(tmp_path.iterdir()) == []
+
+
+def run(code):
+    "What a fresh Python prints"
+    env = os.environ | {'PYTHONPATH': str(ROOT)}
+    done = subprocess.run([sys.executable, '-c', textwrap.dedent(code)], capture_output=True, text=True, env=env, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_twin_needs_neither_torch_nor_fastai(twin):
+    assert run(f'''
+        import sys, numpy as np
+        for name in ('torch', 'fastai', 'onnx'): sys.modules[name] = None # importing it would fail
+        from captcha_lab.bundle import load_bundle, model_zoo
+        print(len(load_bundle({str(twin)!r}).predict([np.zeros((32, 80), np.uint8)])), [m for m in sys.modules if m.startswith('torch.')])
+        ''') == '1 []'
+
+
+def test_fields_need_neither_torch_nor_onnxruntime(toy, twin):
+    assert run(f'''
+        import sys
+        for name in ('torch', 'fastai', 'onnx', 'onnxruntime', 'safetensors'): sys.modules[name] = None
+        from captcha_lab.bundle import read_meta
+        print(*[read_meta(p)['name'] for p in ({str(toy)!r}, {str(twin)!r})])
+        ''') == 'toy toy'
+
+
+@pytest.mark.parametrize('call', ['load_bundle(twin)', 'export_onnx(toy, twin + ".onnx")'])
+def test_missing_onnxruntime_is_one_line(toy, twin, call):
+    said = run(f'''
+        import sys
+        sys.modules['onnxruntime'] = None
+        from captcha_lab.bundle import *
+        toy, twin = {str(toy)!r}, {str(twin)!r}
+        try: {call}
+        except Exception as e: print(type(e).__name__, e)
+        ''')
+    assert said.startswith('ModelError') and said.endswith("pip install 'captcha_lab[onnx]'") and '\n' not in said
+
+
+# ---- what is refused
+
+def refused(path, word=''):
+    for f in (read_meta, load_bundle):
+        with pytest.raises(ModelError) as e: f(path)
+        assert word in str(e.value) and '\n' not in str(e.value) and Path(path).name in str(e.value)
+
+
+def spoil(path, raw):
+    path.write_bytes(raw)
+    return path
+
+
+class Bomb:
+    def __reduce__(self): return (os.mkdir, (os.environ['BOMB'],))
+
+
+@pytest.mark.parametrize('name', ['a.pkl', 'a.pth', 'a.safetensors', 'a.onnx'])
+@pytest.mark.parametrize('kind', ['0', '2', '5', 'torch', 'zip', 'old torch'])
+def test_no_pickle_is_ever_opened(tmp_path, monkeypatch, name, kind):
+    monkeypatch.setenv('BOMB', str(tmp_path/'went off'))
+    path = tmp_path/name
+    if kind in ('torch', 'old torch'): torch.save({'a': Bomb()}, path, _use_new_zipfile_serialization=kind == 'torch')
+    elif kind == 'zip':
+        with zipfile.ZipFile(path, 'w') as z: z.writestr('data.pkl', pickle.dumps(Bomb()))
+    else: path.write_bytes(pickle.dumps(Bomb(), protocol=int(kind)))
+    refused(path, '' if kind == '0' and name[2] in 'so' else 'a pickle')
+    assert not (tmp_path/'went off').exists()
+
+
+def test_other_files(tmp_path, toy, twin):
+    refused(tmp_path/'none.safetensors', 'no such')
+    refused(tmp_path, 'no such')
+    refused(spoil(tmp_path/'a.safetensors', b''), 'empty')
+    refused(spoil(tmp_path/'b.onnx', b''), 'empty')
+    refused(spoil(tmp_path/'c.safetensors', b'\x89PNG\r\n' + bytes(100)), 'not a model')
+    refused(spoil(tmp_path/'d.onnx', b'\x89PNG\r\n' + bytes(100)), 'not a model')
+    refused(spoil(tmp_path/'e.onnx', toy.read_bytes()), 'not a model')
+    refused(spoil(tmp_path/'f.safetensors', twin.read_bytes()), 'not a model')
+    numpy_safetensors = pytest.importorskip('safetensors.numpy')
+    for i, meta in enumerate((None, {'format': 'pt'}, {'captcha_lab': 'no json'}, {'captcha_lab': '[]'}, {'captcha_lab': '{}'},
+                              {'captcha_lab': '['*100000}, {'captcha_lab': '{"format": NaN}'})):
+        refused(spoil(tmp_path/f'g{i}.safetensors', numpy_safetensors.save({'a': np.zeros(3)}, meta)))
+    onnx = pytest.importorskip('onnx')
+    model = onnx.load(str(twin))
+    del model.metadata_props[:]
+    refused(spoil(tmp_path/'h.onnx', model.SerializeToString()), 'not a model of ours')
+
+
+@pytest.mark.parametrize('raw', [
+    (1 << 40).to_bytes(8, 'little') + b'{}', (1 << 21).to_bytes(8, 'little') + b'{' + b' '*(1 << 21),
+    (100).to_bytes(8, 'little') + b'{}', (2).to_bytes(8, 'little') + b'{}', (2**64 - 1).to_bytes(8, 'little') + b'{}',
+    (6).to_bytes(8, 'little') + b'{"a":1', (5).to_bytes(8, 'little') + b'{\xff\xff\xff}',
+    (20000).to_bytes(8, 'little') + b'{"a":' + b'['*19995])
+def test_bad_headers(tmp_path, raw): refused(spoil(tmp_path/'a.safetensors', raw))
+
+
+def changed(meta, where, value):
+    "A deep copy of the fields with one of them changed, or removed where `value` is KeyError"
+    meta = json.loads(json.dumps(meta))
+    *parents, last = where.split('.')
+    inner = meta
+    for k in parents: inner = inner[k]
+    if value is KeyError: del inner[last]
+    else: inner[last] = value
+    return meta
+
+
+BAD = [('task', 'mindreading'), ('task', None), ('arch', '../crnn'), ('arch', 'os.system'), ('arch', ['crnn']),
+       ('name', 'a/b'), ('name', ''), ('name', 'a\n'), ('name', 'x'*81),
+       ('vocab', ''), ('vocab', 'AAB7é'), ('vocab', 'AB7é'), ('vocab', ['A', 'B', '7', 'é', '漢']), ('vocab', 5),
+       ('blank', 1), ('blank', False), ('blank', '0'), ('format', 0), ('format', True), ('format', '1'), ('format', 1.), ('format', None),
+       ('arch_args', []), ('arch_args.n_symbols', 7), ('arch_args.n_symbols', -6), ('arch_args.n_symbols', KeyError),
+       ('arch_args.height', 64), ('arch_args.hidden', 10**9), ('arch_args.hidden', 8.), ('arch_args.channels', 'wide'),
+       ('arch_args.channels', [4, 4, 8, -8]), ('arch_args.channels', []), ('arch_args.dropout', 2), ('arch_args.colour', 'red'),
+       ('input', None), ('input.mode', 'RGB'), ('input.height', 0), ('input.height', '32'), ('input.height', 4000),
+       ('input.width', 7), ('input.width', 700),
+       ('input.width', 80.), ('input.min_width', 0), ('input.min_width', 601), ('input.max_width', 10**7), ('input.max_width', KeyError),
+       ('input.depth', 1), ('norm.mean', '0.5'), ('norm.mean', 1e9), ('norm.std', 0), ('norm.std', -1), ('norm.std', None),
+       ('decode.method', 'magic'), ('decode.width', 0), ('decode.width', 1001), ('decode.temperature', 0), ('decode.temperature', 1e999),
+       ('thresholds', 2), ('thresholds', {'A': .5}), ('thresholds', 'high'), ('card', None), ('card', 'good'),
+       ('weights_sha256', 'x'*64), ('weights_sha256', ''), ('weights_sha256', 3), ('colour', 'red'), ('norm', KeyError), ('card', KeyError)]
+
+
+@pytest.mark.parametrize('where, value', BAD)
+def test_every_field_is_checked(tmp_path, toy, where, value):
+    "Both when read (with checksums that fit, so it is the field that is found) and when written"
+    tensors, text = lib._tensors(toy.read_bytes(), read_meta(toy), toy), lib._dump
+    meta = changed(read_meta(toy), where, value)
+    if value != 1e999:
+        sealed = meta | {'meta_sha256': lib._meta_digest(meta)}
+        from safetensors.numpy import save
+        refused(spoil(tmp_path/'a.safetensors', save(tensors, {'captcha_lab': text(sealed)})))
+    if value is not KeyError and where != 'weights_sha256': # those are filled in
+        del meta['meta_sha256']
+        with pytest.raises(ModelError): save_bundle(tmp_path/'b.safetensors', tensors, meta)
+        assert not (tmp_path/'b.safetensors').exists()
+
+
+def test_newer_format_says_so(tmp_path, toy):
+    from safetensors.numpy import save
+    refused(spoil(tmp_path/'a.safetensors', save({'a': np.zeros(1)}, {'captcha_lab': '{"format": 2, "soul": true}'})), 'newer')
+
+
+def test_contents_that_do_not_fit(tmp_path):
+    state = network().state_dict()
+    for i, tensors in enumerate((
+            {}, {k: v for k, v in list(state.items())[1:]}, state | {'extra': torch.zeros(1)}, state | {'head.bias': torch.zeros(7)})):
+        path = save_bundle(tmp_path/f'{i}.safetensors', tensors, META)
+        with pytest.raises(ModelError, match='do not fit its arch'): load_bundle(path)
+    path = save_bundle(tmp_path/'nan.safetensors', state | {'head.bias': torch.full((6,), torch.nan)}, META)
+    with pytest.raises(ModelError, match='NaN'): load_bundle(path)
+    path = save_bundle(tmp_path/'three.safetensors', state, changed({**META, 'card': {}}, 'arch_args.channels', [4, 4, 8]))
+    with pytest.raises(ModelError, match='do not fit its arch'): load_bundle(path)
+
+
+def test_a_lying_header_takes_no_memory(tmp_path):
+    "The network would have 400 million weights; its file has none"
+    args = ARGS | {'hidden': 4096, 'channels': [4096]*4}
+    path = save_bundle(tmp_path/'a.safetensors', {'a': np.zeros(1)}, META | {'arch_args': args})
+    with pytest.raises(ModelError, match='do not fit its arch'): load_bundle(path)
+
+
+@pytest.mark.parametrize('suffix', ['.safetensors', '.onnx'])
+def test_truncated_anywhere(tmp_path, toy, twin, suffix):
+    raw = (toy if suffix == '.safetensors' else twin).read_bytes()
+    ends = {*range(0, 40), *range(0, len(raw), len(raw)//60), *range(len(raw) - 40, len(raw))}
+    for n in ends: # every one of them
+        with pytest.raises(ModelError): load_bundle(spoil(tmp_path/('a' + suffix), raw[:n]))
+    with pytest.raises(ModelError): load_bundle(spoil(tmp_path/('a' + suffix), raw + b'\0'))
+
+
+@pytest.mark.parametrize('suffix', ['.safetensors', '.onnx'])
+def test_flipped_anywhere(tmp_path, toy, twin, suffix):
+    "A changed byte is found, or (spaces, names of other metadata) changes nothing at all"
+    path = toy if suffix == '.safetensors' else twin
+    raw, expected = path.read_bytes(), load_bundle(path)
+    rng = np.random.default_rng(0)
+    head = 8 + int.from_bytes(raw[:8], 'little') if suffix == '.safetensors' else 60
+    places = [*rng.integers(0, head, 150), *rng.integers(0, len(raw), 100), *rng.integers(len(raw) - 1500, len(raw), 100)]
+    kept = 0
+    for at in places:
+        spoiled = bytearray(raw)
+        spoiled[at] ^= 1 << rng.integers(8)
+        try: found = load_bundle(spoil(tmp_path/('a' + suffix), bytes(spoiled)))
+        except ModelError as e: assert '\n' not in str(e)
+        else:
+            kept += 1
+            assert found.meta == expected.meta and found.predict(IMAGES[:1]) == expected.predict(IMAGES[:1])
+    assert kept <= 5
+
+
+@settings(max_examples=150)
+@given(st.binary(max_size=200), st.sampled_from(['.safetensors', '.onnx', '.pth', '']))
+def test_noise(tmp_path_factory, raw, suffix):
+    path = tmp_path_factory.getbasetemp()/('noise' + suffix)
+    with pytest.raises(ModelError): load_bundle(spoil(path, raw))
+
+
+def test_foreign_onnx_with_our_fields(tmp_path, twin):
+    "A graph of another shape, sealed as it should be"
+    onnx = pytest.importorskip('onnx')
+    io = [onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, [1]) for n in 'xy']
+    graph = onnx.helper.make_graph([onnx.helper.make_node('Relu', ['x'], ['y'])], 'g', io[:1], io[1:])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid('', 17)], ir_version=8)
+    path = spoil(tmp_path/'a.onnx', lib._with_header(model.SerializeToString(), read_meta(twin)))
+    with pytest.raises(ModelError, match='inputs or outputs'): load_bundle(path)
+    path = spoil(tmp_path/'b.onnx', lib._with_header(b'', read_meta(twin)))
+    with pytest.raises(ModelError, match='onnxruntime cannot'): load_bundle(path)
+
+
+# ---- where it is written
+
+def test_nothing_is_written_over(toy, twin):
+    before = toy.read_bytes(), twin.read_bytes()
+    with pytest.raises(InputError, match='exists'): save_bundle(toy, network(1).state_dict(), META)
+    with pytest.raises(InputError, match='exists'): export_onnx(toy)
+    assert before == (toy.read_bytes(), twin.read_bytes())
+
+
+def test_force_and_names(tmp_path, toy):
+    path = save_bundle(tmp_path/'new'/'a.safetensors', network().state_dict(), META)
+    save_bundle(path, network(1).state_dict(), META, force=True)
+    assert path.read_bytes() != toy.read_bytes() and len(list(path.parent.iterdir())) == 1
+    for name in ('a.pth', 'a'):
+        with pytest.raises(InputError, match='safetensors'): save_bundle(tmp_path/name, {}, META)
+    with pytest.raises(InputError, match='onnx'): export_onnx(toy, tmp_path/'a.bin')
+
+
+def test_folder_that_may_not_be_written(tmp_path, toy, monkeypatch):
+    locked = tmp_path/'locked'
+    locked.mkdir(mode=0o500)
+    if os.access(locked, os.W_OK): # root may write anywhere
+        locked.rmdir()
+        locked.write_text('a file where a folder should be')
+    for call in (lambda: save_bundle(locked/'a.safetensors', network().state_dict(), META), lambda: export_onnx(toy, locked/'a.onnx')):
+        with pytest.raises(InputError) as e: call()
+        assert 'locked' in str(e.value) and '\n' not in str(e.value)
+
+
+def test_full_disk(tmp_path, monkeypatch):
+    def full(self, data): raise OSError(28, 'No space left on device')
+    monkeypatch.setattr(Path, 'write_bytes', full)
+    with pytest.raises(InputError, match='No space left'): save_bundle(tmp_path/'a.safetensors', network().state_dict(), META)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_file_that_may_not_be_read(toy, monkeypatch):
+    def closed(self): raise PermissionError(13, 'Permission denied')
+    monkeypatch.setattr(Path, 'read_bytes', closed)
+    with pytest.raises(ModelError, match='Permission denied'): load_bundle(toy)
+
+
+# ---- finding models
+
+def test_find(toy, twin, monkeypatch):
+    folder = toy.parent
+    assert find_bundle('toy', folder) == twin and find_bundle('toy', folder, onnx=False) == toy
+    assert find_bundle(str(toy)) == toy and find_bundle(twin) == twin
+    monkeypatch.setattr(lib.importlib.util, 'find_spec', lambda name: None)
+    assert find_bundle('toy', folder) == toy
+    for bad in ('tea', '', '..', 'a'*5000, 'tea.onnx', 'a\0b'):
+        with pytest.raises(ModelError) as e: find_bundle(bad, folder)
+        assert '\n' not in str(e.value)
+    zoo = model_zoo(folder)
+    assert list(zoo) == ['toy'] and zoo['toy']['card']['name'] == 'toy'
+    assert zoo['toy']['bytes'] == toy.stat().st_size + twin.stat().st_size
+    assert model_zoo(folder/'nowhere') == {}
+
+
+def test_shipped_models_are_sound():
+    "Whatever lies in data/models: named as it says, twins of one and the same weights, and small"
+    for name, row in model_zoo().items():
+        metas = [read_meta(p) for p in row['files']]
+        assert {m['name'] for m in metas} == {name} and len({m['weights_sha256'] for m in metas}) == 1
+        for p in row['files']:
+            image = np.full((metas[0]['input']['height'], 200), 255, np.uint8)
+            assert set(load_bundle(p).predict([image])[0]) == {'text', 'confidence'}
+    assert sum(p.stat().st_size for p in share_path('models').glob('*')) <= 40e6
+
+
+def test_errors_are_ours(): assert issubclass(ModelError, LabError) and Bundle.__name__ in lib.__all__
