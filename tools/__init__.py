@@ -1,0 +1,1 @@
+"The house: run notebooks, make the README and the site, practice copies of lessons. Run as `python -m tools.<name>`"
