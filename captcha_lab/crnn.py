@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ConvNorm', 'keep_width', 'CRNN', 'check_frames', 'start_from', 'CTCLoss', 'greedy']
 
-# %% ../nbs/05a_crnn.ipynb #ab549586
+# %% ../nbs/05a_crnn.ipynb #807a0b2c
 import torch
 from torch import nn
 from torch.nn.functional import ctc_loss
@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from .core import InputError
 
-# %% ../nbs/05a_crnn.ipynb #97431460
+# %% ../nbs/05a_crnn.ipynb #c6b95816
 class ConvNorm(nn.Sequential):
     "Convolution, batch normalisation, ReLU; halves height and width where `stride` is 2"
     def __init__(self,
@@ -25,7 +25,7 @@ class ConvNorm(nn.Sequential):
         super().__init__(nn.Conv2d(n_in, n_out, ks, stride, ks // 2, bias=False), nn.BatchNorm2d(n_out), nn.ReLU(inplace=True))
         self.stride = stride
 
-# %% ../nbs/05a_crnn.ipynb #f388f3d0
+# %% ../nbs/05a_crnn.ipynb #161bbc05
 def keep_width(
     x: torch.Tensor, # [N, C, H, W]
     widths: torch.Tensor | None # [N] columns that belong to the picture; None: all do
@@ -35,18 +35,19 @@ def keep_width(
     inside = torch.arange(x.shape[-1], device=x.device) < widths[:, None].to(x.device)
     return x * inside[:, None, None].to(x.dtype)
 
-# %% ../nbs/05a_crnn.ipynb #3fbc99a0
+# %% ../nbs/05a_crnn.ipynb #dfbd7e83
 class CRNN(nn.Module):
     "Grey pictures [N, 1, `height`, W] to natural-log probabilities [N, ceil(W / 4), `n_symbols`]; symbol 0 is the blank"
     stride = 4 # pixel columns a frame
     def __init__(self,
         n_symbols: int, # symbols and the blank
         height: int = 50, # picture height in pixels
-        channels: tuple = (16, 32, 64, 64), # of the convolutions
+        channels: tuple = (16, 32, 48, 64), # of the convolutions
         hidden: int = 64, # units of the column layer and of each direction of the LSTM
         dropout: float = 0.1, # before the LSTM and before the last layer
     ):
         super().__init__()
+        self.height = height
         a, b, c, d = channels
         self.body = nn.ModuleList([ConvNorm(1, a, 5, (2, 2)), ConvNorm(a, b, 3, (2, 2)), ConvNorm(b, b), ConvNorm(b, c, 3, (2, 1)),
                                    ConvNorm(c, c), ConvNorm(c, d, 3, (2, 1))])
@@ -55,6 +56,14 @@ class CRNN(nn.Module):
         self.norm, self.drop = nn.BatchNorm2d(hidden), nn.Dropout(dropout)
         self.rnn = nn.LSTM(hidden, hidden, bidirectional=True, batch_first=True)
         self.head = nn.Linear(3 * hidden, n_symbols)
+        self._start()
+
+    def _start(self):
+        "First weights: an LSTM that neither forgets nor explodes, and the belief that most frames are blank"
+        for name, p in self.rnn.named_parameters():
+            if 'bias' in name: nn.init.zeros_(p)
+            else: (nn.init.orthogonal_ if 'hh' in name else nn.init.xavier_uniform_)(p)
+        nn.init.constant_(self.head.bias[:1], 3.)
 
     def forward(self,
         x: torch.Tensor, # [N, 1, H, W], normalised
@@ -89,7 +98,7 @@ class CRNN(nn.Module):
         inside = torch.arange(logp.shape[1], device=logp.device) < widths[:, None].to(logp.device)
         return torch.where(inside[..., None], logp, blank)
 
-# %% ../nbs/05a_crnn.ipynb #c394ea19
+# %% ../nbs/05a_crnn.ipynb #4b6b9621
 def check_frames(
     targets: torch.Tensor, # [N, L] symbol indices, zeros after the end
     frames: torch.Tensor, # [N] frames of each picture
@@ -102,7 +111,7 @@ def check_frames(
         i = bad[0]
         raise InputError(f'the text needs {need[i]} frames, the picture has {frames[i]}', name(i), 'Use a wider picture or leave it out')
 
-# %% ../nbs/05a_crnn.ipynb #a30450b2
+# %% ../nbs/05a_crnn.ipynb #9644cc83
 def start_from(
     net: CRNN, # a new network
     alphabet: str, # its symbols
@@ -118,7 +127,7 @@ def start_from(
         net.load_state_dict(theirs)
     except (RuntimeError, KeyError, IndexError): raise InputError('the earlier model has another shape', fix='Start from one with the same height and channels') from None
 
-# %% ../nbs/05a_crnn.ipynb #cc0d1399
+# %% ../nbs/05a_crnn.ipynb #0c8dc104
 class CTCLoss(nn.Module):
     "Mean over pictures of -log P(text) / length of the text, in float32; knows fastai's `MixUp` and `show_results`"
     y_int = True # targets are whole numbers: MixUp mixes two losses and leaves the targets alone
