@@ -7,12 +7,11 @@ __all__ = ['LabError', 'InputError', 'DataError', 'ModelError', 'Settings', 'set
            'share_path', 'sha256', 'whole_file', 'whole_dir', 'progress', 'run_card', 'save_card', 'load_cards',
            'show_measure', 'cards_table']
 
-# %% ../nbs/00_core.ipynb #4f14d21f
+# %% ../nbs/00_core.ipynb #54d84b46
 import contextlib
 import hashlib
 import importlib.metadata
 import json
-import math
 import os
 import platform
 import random
@@ -26,7 +25,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-# %% ../nbs/00_core.ipynb #7e021758
+# %% ../nbs/00_core.ipynb #abfe8b8e
 class LabError(Exception):
     "Anything that went wrong for a reason the user can mend: `what`, in which `file`, and how to `fix` it"
     def __init__(self,
@@ -42,12 +41,12 @@ class LabError(Exception):
         parts = [self.what if self.file is None else f'{self.what}: {self.file}', self.fix]
         return ' '.join('. '.join(p.rstrip('. ') for p in parts if p).split())
 
-# %% ../nbs/00_core.ipynb #1e384709
+# %% ../nbs/00_core.ipynb #f69c5e01
 class InputError(LabError): "A bad option or input file"
 class DataError(LabError): "A data set that is missing, damaged or leaks"
 class ModelError(LabError): "A model file that can't be used"
 
-# %% ../nbs/00_core.ipynb #22c588e6
+# %% ../nbs/00_core.ipynb #c21c8224
 @dataclass(frozen=True)
 class Settings:
     "What a run may be told from outside"
@@ -58,6 +57,7 @@ class Settings:
     seed: int = 42 # default seed
     progress: str = 'auto' # bar, plain (one line now and then), none; auto = bar on a terminal, else plain
 
+# %% ../nbs/00_core.ipynb #ae5cf9f1
 def _as_type(v, default, name):
     "`v` (a string from outside) as the type of `default`"
     if isinstance(default, bool): return str(v).strip().lower() in ('1', 'true', 'yes', 'on')
@@ -66,18 +66,18 @@ def _as_type(v, default, name):
         except ValueError: raise InputError(f'{name} must be a whole number, not {v!r}') from None
     return Path(v).expanduser() if isinstance(default, Path) or name == 'mirror' else str(v)
 
-# %% ../nbs/00_core.ipynb #d760f105
 def settings(
     **kwargs # any field of `Settings`; None means "not given"
 ) -> Settings: # arguments first, then `CAPTCHA_LAB_*` variables, then defaults
     "The settings in force; raises `InputError` on a name that doesn't exist or a value of the wrong type"
     names = {f.name: f.default for f in fields(Settings)}
-    if bad := set(kwargs) - set(names): raise InputError(f'unknown setting {sorted(bad)[0]!r}', fix=f'Known: {", ".join(names)}')
+    if bad := set(kwargs) - set(names):
+        raise InputError(f'unknown setting {sorted(bad)[0]!r}', fix=f'Known: {", ".join(names)}')
     env = {k: os.environ.get(f'CAPTCHA_LAB_{k.upper()}') for k in names}
     given = {k: v for k, v in env.items() if v} | {k: v for k, v in kwargs.items() if v is not None}
     return Settings(**{k: _as_type(v, names[k], k) if isinstance(v, str) else v for k, v in given.items()})
 
-# %% ../nbs/00_core.ipynb #b7605d08
+# %% ../nbs/00_core.ipynb #05423991
 def seed_everything(
     seed: int # any whole number >= 0
 ):
@@ -86,7 +86,7 @@ def seed_everything(
     np.random.seed(seed % 2**32)
     if 'torch' in sys.modules: sys.modules['torch'].manual_seed(seed)
 
-# %% ../nbs/00_core.ipynb #f38d503e
+# %% ../nbs/00_core.ipynb #34516f8f
 def pick_device(
     name: str = '' # cuda, cuda:1, mps, cpu; empty = the best there is
 ) -> str: # a name that torch understands
@@ -94,10 +94,13 @@ def pick_device(
     import torch
     there = ['cuda'] * torch.cuda.is_available() + ['mps'] * torch.backends.mps.is_available() + ['cpu']
     if not name: return there[0]
-    if name.split(':')[0] not in there: raise InputError(f'no device {name!r} here', fix=f'Use one of: {", ".join(there)}')
+    kind, _, number = name.partition(':')
+    count = torch.cuda.device_count() if kind == 'cuda' else 1
+    if kind not in there or (number and number not in map(str, range(count))):
+        raise InputError(f'no device {name!r} here', fix=f'Use one of: {", ".join(there)}')
     return name
 
-# %% ../nbs/00_core.ipynb #0b096df7
+# %% ../nbs/00_core.ipynb #5794acfa
 def share_path(
     *parts: str # names below the shared folder
 ) -> Path: # need not exist
@@ -106,12 +109,14 @@ def share_path(
     packed = here/'_share'
     return (packed if packed.is_dir() else here.parent/'data').joinpath(*parts)
 
-# %% ../nbs/00_core.ipynb #46f43e14
+# %% ../nbs/00_core.ipynb #ad6043f7
 def sha256(
     path: str | Path # an existing file
 ) -> str: # 64 hex digits
     "Checksum of a file, read in pieces"
-    with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest() if hasattr(hashlib, 'file_digest') else _digest(f)
+    with open(path, 'rb') as f:
+        if not hasattr(hashlib, 'file_digest'): return _digest(f)
+        return hashlib.file_digest(f, 'sha256').hexdigest()
 
 def _digest(f):
     "What `hashlib.file_digest` does, for Python 3.10"
@@ -119,12 +124,21 @@ def _digest(f):
     while chunk := f.read(1 << 20): h.update(chunk)
     return h.hexdigest()
 
-# %% ../nbs/00_core.ipynb #c2e0ebf2
+# %% ../nbs/00_core.ipynb #85715cf3
+_ELSEWHERE = 'Choose a folder you may write to'
+
 def _check_target(path, force):
     "Refuse to overwrite, and make the parent folder"
-    if path.exists() and not force: raise InputError('already exists', path, 'Choose another name, or pass --force to write over it')
+    if path.exists() and not force:
+        raise InputError('already exists', path, 'Choose another name, or pass --force to write over it')
     try: path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as e: raise InputError(f"can't make the folder ({e.strerror})", path.parent, 'Choose a folder you may write to') from None
+    except OSError as e: raise InputError(f"can't make the folder ({e.strerror})", path.parent, _ELSEWHERE) from None
+
+def _usual_mode(path, mode):
+    "Give `path` the permissions that any new file would have had; temporary ones are for their owner only"
+    mask = os.umask(0) # it can't be read without setting it
+    os.umask(mask)
+    path.chmod(mode & ~mask)
 
 @contextlib.contextmanager
 def whole_file(
@@ -137,17 +151,17 @@ def whole_file(
     try:
         fd, name = tempfile.mkstemp(prefix=f'.{path.stem}-', suffix=path.suffix, dir=path.parent)
         os.close(fd)
-    except OSError as e: raise InputError(f"can't write here ({e.strerror})", path.parent, 'Choose a folder you may write to') from None
+    except OSError as e: raise InputError(f"can't write here ({e.strerror})", path.parent, _ELSEWHERE) from None
     tmp = Path(name)
     try:
         yield tmp
-        umask = os.umask(0); os.umask(umask)
-        tmp.chmod(0o666 & ~umask)
+        _usual_mode(tmp, 0o666)
         os.replace(tmp, path)
-    except OSError as e: raise InputError(f"can't write ({e.strerror})", path, 'Free some space or choose another folder') from e
+    except OSError as e:
+        raise InputError(f"can't write ({e.strerror})", path, 'Free some space or choose another folder') from e
     finally: tmp.unlink(missing_ok=True)
 
-# %% ../nbs/00_core.ipynb #0d77c804
+# %% ../nbs/00_core.ipynb #1b9302af
 @contextlib.contextmanager
 def whole_dir(
     path: str | Path, # the folder to make
@@ -158,17 +172,17 @@ def whole_dir(
     empty = path.is_dir() and not any(path.iterdir())
     _check_target(path, force or empty)
     try: tmp = Path(tempfile.mkdtemp(prefix=f'.{path.name}-', dir=path.parent))
-    except OSError as e: raise InputError(f"can't write here ({e.strerror})", path.parent, 'Choose a folder you may write to') from None
+    except OSError as e: raise InputError(f"can't write here ({e.strerror})", path.parent, _ELSEWHERE) from None
     try:
         yield tmp
-        umask = os.umask(0); os.umask(umask)
-        tmp.chmod(0o777 & ~umask)
+        _usual_mode(tmp, 0o777)
         if path.exists(): shutil.rmtree(path)
         os.replace(tmp, path)
-    except OSError as e: raise InputError(f"can't write ({e.strerror})", path, 'Free some space or choose another folder') from e
+    except OSError as e:
+        raise InputError(f"can't write ({e.strerror})", path, 'Free some space or choose another folder') from e
     finally: shutil.rmtree(tmp, ignore_errors=True)
 
-# %% ../nbs/00_core.ipynb #b17d6a08
+# %% ../nbs/00_core.ipynb #44a06c8d
 def progress(
     items, # anything to loop over
     desc: str = '', # a word on what is done
@@ -177,25 +191,28 @@ def progress(
 ): # yields the items
     "Loop over `items` and show on standard error how far it is and how long it will take"
     mode = mode or settings().progress
-    if mode not in ('auto', 'bar', 'plain', 'none'): raise InputError(f'unknown progress mode {mode!r}', fix='Use bar, plain or none')
+    if mode not in ('auto', 'bar', 'plain', 'none'):
+        raise InputError(f'unknown progress mode {mode!r}', fix='Use bar, plain or none')
     plain = mode == 'plain' or (mode == 'auto' and not sys.stderr.isatty())
-    kw = dict(mininterval=5, maxinterval=30, bar_format='{desc}: {n_fmt}/{total_fmt} [{elapsed}<{remaining}]\n', ascii=True) if plain else {}
-    return tqdm(items, desc=desc, total=total, disable=mode == 'none', file=sys.stderr, leave=not plain, **kw)
+    line = '{desc}: {n_fmt}/{total_fmt} [{elapsed}<{remaining}]\n'
+    style = dict(mininterval=5, maxinterval=30, bar_format=line, ascii=True) if plain else {}
+    return tqdm(items, desc=desc, total=total, disable=mode == 'none', file=sys.stderr, leave=not plain, **style)
 
-# %% ../nbs/00_core.ipynb #650a902e
+# %% ../nbs/00_core.ipynb #494e2bb1
 def _versions():
     "Versions of what a result depends on, as installed"
-    names = 'captcha_lab fastai torch torchvision timm numpy pillow opencv-python-headless onnxruntime safetensors'.split()
+    names = 'captcha_lab fastai torch torchvision timm numpy pillow opencv-python-headless onnxruntime safetensors'
     found = {}
-    for n in names:
+    for n in names.split():
         with contextlib.suppress(importlib.metadata.PackageNotFoundError): found[n] = importlib.metadata.version(n)
     return {'python': platform.python_version(), **found}
 
 def _hardware(device='cpu'):
     "What ran it, in words that mean something on another machine"
     name = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError):
-        name = next((l.split(':', 1)[1].strip() for l in Path('/proc/cpuinfo').read_text().splitlines() if l.startswith('model name')), name)
+    with contextlib.suppress(OSError): # `platform` doesn't know the model on Linux
+        lines = Path('/proc/cpuinfo').read_text().splitlines()
+        name = next((l.split(':', 1)[1].strip() for l in lines if l.startswith('model name')), name)
     hw = {'system': platform.system(), 'cpu': name, 'cores': os.cpu_count(), 'device': device}
     if 'torch' in sys.modules:
         torch = sys.modules['torch']
@@ -203,7 +220,6 @@ def _hardware(device='cpu'):
         if device.startswith('cuda'): hw['gpu'] = torch.cuda.get_device_name(device)
     return hw
 
-# %% ../nbs/00_core.ipynb #f7b1b4a6
 def run_card(
     name: str, # short name; the card is saved as `<name>.json`
     command: str, # the command that makes this result again
@@ -216,10 +232,11 @@ def run_card(
     **more # anything else worth keeping: settings, per-seed values, the bundle's checksum
 ) -> dict: # ready for `save_card`
     "What was run, on what, how long, and what came out"
-    return dict(name=name, command=command, date=time.strftime('%Y-%m-%d'), data=data, split=split, seeds=seeds or [], seconds=None if seconds is None else round(seconds, 1),
-                measures=measures, hardware=_hardware(device), versions=_versions(), **more)
+    seconds = None if seconds is None else round(seconds, 1)
+    return dict(name=name, command=command, date=time.strftime('%Y-%m-%d'), data=data, split=split, seeds=seeds or [],
+                seconds=seconds, measures=measures, hardware=_hardware(device), versions=_versions(), **more)
 
-# %% ../nbs/00_core.ipynb #654a95e4
+# %% ../nbs/00_core.ipynb #6f646632
 def save_card(
     card: dict, # from `run_card`
     folder: str | Path, # where to put `<name>.json`
@@ -239,7 +256,7 @@ def _plain(o):
     if isinstance(o, Path): return o.as_posix()
     raise TypeError(f'{type(o).__name__} has no place in a run card')
 
-# %% ../nbs/00_core.ipynb #ddba913b
+# %% ../nbs/00_core.ipynb #6e7de2c9
 def load_cards(
     folder: str | Path | None = None, # a folder of cards; the shipped results by default
     pattern: str = '*' # which names
@@ -251,7 +268,7 @@ def load_cards(
         except ValueError: raise DataError('not a run card', p, 'Delete it and run its command again') from None
     return cards
 
-# %% ../nbs/00_core.ipynb #c477b13e
+# %% ../nbs/00_core.ipynb #64d84da8
 def show_measure(
     m, # a measure: `{'value', 'ci95', 'n'}`, a number, or text
     percent: bool = True # show shares as percentages?
@@ -263,7 +280,7 @@ def show_measure(
     ci = m.get('ci95')
     return f"{k*m['value']:.{digits}f}{unit}" + (f" [{k*ci[0]:.{digits}f}, {k*ci[1]:.{digits}f}]" if ci else '')
 
-# %% ../nbs/00_core.ipynb #d1eb8b02
+# %% ../nbs/00_core.ipynb #c8212f20
 def cards_table(
     rows: list, # one dict a row: column -> text, or a measure to be shown with `show_measure`
 ) -> str: # a Markdown table

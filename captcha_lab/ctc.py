@@ -5,7 +5,10 @@
 # %% auto #0
 __all__ = ['exact_match', 'check_lengths', 'PassWidths', 'ctc_learner', 'read_logp', 'train_ctc', 'fit_temperature']
 
-# %% ../nbs/08_ctc.ipynb #7022625d
+# %% ../nbs/08_ctc.ipynb #e22d92b0
+from functools import partial
+from pathlib import Path
+
 import numpy as np
 import torch
 from fastai.callback.core import Callback
@@ -18,7 +21,7 @@ from .crnn import CRNN, CTCLoss, check_frames, greedy, start_from
 from .text import text_dls
 from .train import fit
 
-# %% ../nbs/08_ctc.ipynb #5bf14cff
+# %% ../nbs/08_ctc.ipynb #e6ef2c84
 def exact_match(
     logp: torch.Tensor, # [N, T, V]
     targets: torch.Tensor # [N, L] symbol indices, zeros after the end
@@ -27,50 +30,56 @@ def exact_match(
     texts = lambda rows: [tuple(i for i in r if i) for r in rows.tolist()]
     return float(np.mean([a == b for a, b in zip(texts(greedy(logp)), texts(targets))]))
 
-# %% ../nbs/08_ctc.ipynb #2a1dcfb9
+# %% ../nbs/08_ctc.ipynb #f5027681
 def check_lengths(
     dls # `DataLoaders` from `text_dls`
 ):
     "Raise `InputError` with the first sample whose text is empty or longer than its frames allow"
     for dl in dls.loaders:
+        if not len(dl): raise InputError('not even one batch', fix='Give more samples or a smaller batch size')
         x, y = dl.load()
-        if (empty := (y.sum(1) == 0).nonzero().flatten().tolist()): raise InputError('a label is empty', _name(dl, empty[0]), 'Give every picture its text')
+        empty = (y.sum(1) == 0).nonzero().flatten().tolist()
+        if empty: raise InputError('a label is empty', _name(dl, empty[0]), 'Give every picture its text')
         widths = getattr(x, 'widths', torch.full((len(x),), x.shape[-1]))
-        check_frames(y.as_subclass(torch.Tensor), (widths + CRNN.stride - 1) // CRNN.stride, lambda i: _name(dl, i))
+        frames = (widths + CRNN.stride - 1) // CRNN.stride
+        check_frames(y.as_subclass(torch.Tensor), frames, partial(_name, dl))
 
 def _name(dl, i):
     "File name of sample `i`, or its number where it has none"
-    x = dl.dataset.items[i][0]
-    return f'sample {i}' if isinstance(x, np.ndarray) else x
+    item = dl.dataset.items[i]
+    x = item[0] if isinstance(item, (list, tuple)) else item
+    return x if isinstance(x, (str, Path)) else f'sample {i}'
 
-# %% ../nbs/08_ctc.ipynb #4102365f
+# %% ../nbs/08_ctc.ipynb #4900803b
 class PassWidths(Callback):
     "Give the network the true widths of padded pictures"
     order = 8 # before fastai's `CastToTensor`
     def before_batch(self):
         if hasattr(self.x, 'widths'): self.learn.xb = (self.x, self.x.widths)
 
-# %% ../nbs/08_ctc.ipynb #c81bd9d0
+# %% ../nbs/08_ctc.ipynb #ad5618c5
 def ctc_learner(
     dls, # `DataLoaders` from `text_dls`, or from a `DataBlock` with a `CTCBlock`
     wd: float = 0.02, # weight decay
     **kwargs # passed on to `CRNN`
-) -> Learner:
-    "A fastai `Learner` that reads text"
+) -> Learner: # with the metric `exact_match`
+    "A fastai `Learner` that reads text; raises `InputError` on data that CTC can't learn"
     check_lengths(dls)
     height = dls.one_batch()[0].shape[-2]
-    return Learner(dls, CRNN(len(dls.vocab), height=height, **kwargs), loss_func=CTCLoss(), metrics=exact_match, wd=wd, cbs=PassWidths())
+    net = CRNN(len(dls.vocab), height=height, **kwargs)
+    return Learner(dls, net, loss_func=CTCLoss(), metrics=exact_match, wd=wd, cbs=PassWidths())
 
-# %% ../nbs/08_ctc.ipynb #01058f1f
+# %% ../nbs/08_ctc.ipynb #d4ff5349
 def read_logp(
     learn: Learner, # a trained reader
     samples: list | None = None # samples as for `text_dls`; None: those of its validation set
 ) -> np.ndarray: # [N, T, V] log probabilities
-    "The network's log probabilities for pictures, in order"
+    "The network's log probabilities for pictures, in order; raises `InputError` where there are none"
+    if samples is not None and not len(samples): raise InputError('no pictures to read')
     dl = learn.dls.valid if samples is None else learn.dls.test_dl([list(s) for s in samples], num_workers=0)
     with learn.no_bar(), learn.no_logging(): return learn.get_preds(dl=dl, act=noop)[0].numpy()
 
-# %% ../nbs/08_ctc.ipynb #6dee0b37
+# %% ../nbs/08_ctc.ipynb #11b6c706
 @delegates(fit)
 def train_ctc(
     train: list, # samples to learn from: (file name or uint8 array [H, W], text)
@@ -86,13 +95,13 @@ def train_ctc(
     seed: int = 42, # of weights, shuffling and augmentation
     **kwargs # passed on to `fit`
 ) -> tuple: # (trained `Learner`, history as a list of dicts)
-    "Train a reader"
+    "Train a reader; raises `InputError` on samples that can't be learnt"
     torch.manual_seed(seed)
     learn = ctc_learner(text_dls(train, valid, alphabet, bs=bs, device=device, height=height, augment=augment))
     if init: start_from(learn.model, alphabet, *init)
     return learn, fit(learn, epochs, lr, seed=seed, **kwargs)
 
-# %% ../nbs/08_ctc.ipynb #5868c8e9
+# %% ../nbs/08_ctc.ipynb #d3c1cff8
 def fit_temperature(
     logp: np.ndarray, # [N, T, V] of pictures that were not trained on
     texts: list, # their true texts
@@ -100,7 +109,7 @@ def fit_temperature(
     low: float = .2, # smallest temperature to try
     high: float = 5. # largest
 ) -> float: # greater than 1 where the network was too sure
-    "The temperature that minimises the CTC loss, found by golden section on its logarithm"
+    "The temperature that minimises the CTC loss, found by Brent's method on its logarithm"
     from scipy.optimize import minimize_scalar
     targets = torch.nn.utils.rnn.pad_sequence([torch.tensor(vocab.encode(t)) for t in texts], batch_first=True)
     loss = lambda k: CTCLoss()((torch.tensor(logp)/np.exp(k)).log_softmax(-1), targets).item()

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['run_jobs', 'train_and_read', 'pool_reads', 'cross_validate', 'learning_curve']
 
-# %% ../nbs/08a_study.ipynb #b255cc9c
+# %% ../nbs/08a_study.ipynb #51222c34
 import json
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
@@ -17,9 +17,9 @@ import torch
 from .core import progress, whole_file
 from .ctc import fit_temperature, read_logp, train_ctc
 from .decode import greedy_batch
-from .metrics import accuracy_at, coverage_at, share, text_report
+from .metrics import accuracy_at, cer, coverage_at, share, text_report, trivial_baseline
 
-# %% ../nbs/08a_study.ipynb #1f05e0e1
+# %% ../nbs/08a_study.ipynb #45a57155
 def run_jobs(
     work, # function: job -> what JSON can hold; importable by name when there are several workers
     jobs: dict, # name -> job
@@ -38,13 +38,14 @@ def _results(work, jobs, workers):
     if not workers:
         for n, j in jobs.items(): yield n, work(j)
         return
-    with ProcessPoolExecutor(workers, mp_context=get_context('spawn'), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    one_thread = dict(initializer=torch.set_num_threads, initargs=(1,)) # more would fight over the cores
+    with ProcessPoolExecutor(workers, mp_context=get_context('spawn'), **one_thread) as pool:
         waiting = {pool.submit(work, j): n for n, j in jobs.items()}
         try:
             for done in as_completed(waiting): yield waiting[done], done.result()
         finally: pool.shutdown(cancel_futures=True)
 
-# %% ../nbs/08a_study.ipynb #3e49a3af
+# %% ../nbs/08a_study.ipynb #a0cc3ce5
 def train_and_read(
     job: dict # `train` and `test` samples, `alphabet`, and further options of `train_ctc`
 ) -> dict: # `texts` and `conf` for the test samples, `temperature` fitted on them, `seconds` of training
@@ -54,10 +55,11 @@ def train_and_read(
     learn, rows = train_ctc(train, test, **job)
     logp, vocab = read_logp(learn), learn.dls.vocab
     texts, conf = greedy_batch(logp, vocab)
-    return {'texts': texts, 'conf': [float(c) for c in conf], 'temperature': fit_temperature(logp, [s[1] for s in test], vocab),
+    temperature = fit_temperature(logp, [s[1] for s in test], vocab)
+    return {'texts': texts, 'conf': [float(c) for c in conf], 'temperature': temperature,
             'seconds': sum(r['seconds'] for r in rows), 'history': [round(r['exact_match'], 4) for r in rows]}
 
-# %% ../nbs/08a_study.ipynb #150e07a7
+# %% ../nbs/08a_study.ipynb #374c2f0b
 def pool_reads(
     reads: list, # one dict a seed: sample number -> (text, confidence)
     targets: list # the true texts by sample number
@@ -67,17 +69,22 @@ def pool_reads(
     texts, conf = ([r[k][j] for r in reads for k in keys] for j in (0, 1))
     true = [targets[k] for k in keys]*len(reads)
     report = text_report(texts, true, conf, n_confusions=8)
+    del report['positions'] # its intervals would count each picture once a seed
+    report['cer'] = cer(texts, true, groups=keys*len(reads))
     right = [[r[k][0] == targets[k] for k in keys] for r in reads]
     report['exact_match'] = share(np.sum(right)/len(reads), len(keys))
     at, over = accuracy_at(conf, np.ravel(right)), coverage_at(conf, np.ravel(right))
     report['accuracy_at_98'] |= share(at['value']*at['n']/len(reads), round(at['n']/len(reads)))
     report['coverage_at_999'] |= {k: v for k, v in share(over['value']*len(keys), len(keys)).items() if k != 'n'}
+    base = trivial_baseline([targets[k] for k in keys], [targets[k] for k in keys])
+    report |= {'baseline_constant': base['constant'], 'baseline_uniform': base['uniform']}
     report['per_seed'] = [int(np.sum(o)) for o in right]
-    report['errors'] = [{'sample': k, 'true': targets[k], 'read': r[k][0], 'confidence': round(r[k][1], 4), 'seed': s}
-                        for s, r in enumerate(reads) for k in keys if r[k][0] != targets[k]]
+    wrong = [(s, k, *r[k]) for s, r in enumerate(reads) for k in keys if r[k][0] != targets[k]]
+    report['errors'] = [{'sample': k, 'true': targets[k], 'read': read, 'confidence': round(c, 4), 'seed': s}
+                        for s, k, read, c in wrong]
     return report
 
-# %% ../nbs/08a_study.ipynb #1a71a062
+# %% ../nbs/08a_study.ipynb #273b4c36
 def cross_validate(
     samples: list, # (file name or uint8 array [H, W], text)
     folds: list, # the fold of each sample
@@ -87,29 +94,40 @@ def cross_validate(
     workers: int = 1, # processes
     size: int | None = None, # learn from so many samples only, drawn anew for each run
     **kwargs # further options of `train_ctc`
-) -> dict: # measures, from `pool_reads`, and the mean temperature
+) -> dict: # measures, from `pool_reads`, and the median temperature
     "Judge every sample by models that were trained on the other folds"
     folds, jobs = np.asarray(folds), {}
     for s in seeds:
         for f in np.unique(folds):
-            train = np.flatnonzero(folds != f)
-            if size: train = _repeat(np.random.default_rng([s, f, size]).permutation(train)[:size], len(train))
-            jobs[f'seed{s}_fold{f}'] = dict(train=[samples[i] for i in train], test=[samples[i] for i in np.flatnonzero(folds == f)], alphabet=alphabet, seed=s, **kwargs)
+            train, test = _fold(folds, f, s, size)
+            jobs[f'seed{s}_fold{f}'] = dict(train=[samples[i] for i in train], test=[samples[i] for i in test],
+                                            alphabet=alphabet, seed=s, **kwargs)
     results = run_jobs(train_and_read, jobs, folder, workers)
+    report = pool_reads(_by_sample(results, folds, seeds), [s[1] for s in samples])
+    runs = results.values()
+    return report | {'temperature': float(np.median([r['temperature'] for r in runs])),
+                     'seconds_per_run': float(np.mean([r['seconds'] for r in runs])), 'runs': len(runs)}
+
+def _fold(folds, f, seed, size):
+    "Numbers of the samples to learn from (only `size` of them, if given) and to read where fold `f` is left out"
+    train = np.flatnonzero(folds != f)
+    if size: train = _repeat(np.random.default_rng([seed, f, size]).permutation(train)[:size], len(train))
+    return train, np.flatnonzero(folds == f)
+
+def _by_sample(results, folds, seeds):
+    "One dict a seed: sample number -> (text, confidence)"
     reads = [{} for _ in seeds]
     for s, o in zip(seeds, reads):
         for f in np.unique(folds):
             r = results[f'seed{s}_fold{f}']
             o |= {int(i): (t, c) for i, t, c in zip(np.flatnonzero(folds == f), r['texts'], r['conf'])}
-    spent = [r['seconds'] for r in results.values()]
-    return pool_reads(reads, [s[1] for s in samples]) | {'temperature': float(np.median([r['temperature'] for r in results.values()])),
-                                                          'seconds_per_run': float(np.mean(spent)), 'runs': len(results)}
+    return reads
 
 def _repeat(few, n):
     "So many copies that an epoch is as long as with all samples: runs with few samples then take as many steps"
     return np.tile(few, -(-n // len(few)))
 
-# %% ../nbs/08a_study.ipynb #89542100
+# %% ../nbs/08a_study.ipynb #78dfcac2
 def learning_curve(
     samples: list, # as for `cross_validate`
     folds: list, # the fold of each sample
@@ -121,4 +139,6 @@ def learning_curve(
 ) -> list: # one dict a point: start, size, measures
     "Cross-validation with fewer and fewer samples to learn from, every run with the same number of steps"
     points = [(name, init, n) for name, init in (starts or {'scratch': None}).items() for n in sizes]
-    return [{'start': name, 'size': n} | cross_validate(samples, folds, alphabet, Path(folder)/f'{name}_{n}', size=n, init=init, **kwargs) for name, init, n in points]
+    def run(name, init, n):
+        return cross_validate(samples, folds, alphabet, Path(folder)/f'{name}_{n}', size=n, init=init, **kwargs)
+    return [{'start': name, 'size': n} | run(name, init, n) for name, init, n in points]

@@ -6,7 +6,7 @@
 __all__ = ['GreyImage', 'FitHeight', 'TensorText', 'EncodeText', 'CTCBlock', 'show_results', 'TextAugment', 'text_block',
            'text_dls']
 
-# %% ../nbs/07a_text.ipynb #b4317cac
+# %% ../nbs/07a_text.ipynb #0e3939e3
 from operator import itemgetter
 
 import numpy as np
@@ -22,11 +22,12 @@ from fasttransform import DisplayedTransform, Transform
 from PIL import Image
 from plum import dispatch
 
+from .core import InputError
 from .data import fit_height, open_image
 from .decode import Vocab
 from .train import MemoryDL
 
-# %% ../nbs/07a_text.ipynb #86afa020
+# %% ../nbs/07a_text.ipynb #cd949cac
 class GreyImage(PILImageBW):
     "A grey picture, opened by `open_image`"
     @classmethod
@@ -36,7 +37,7 @@ class GreyImage(PILImageBW):
         "Open `fn`; raises `InputError` where it isn't a picture"
         return cls(Image.fromarray(fn if isinstance(fn, np.ndarray) else open_image(fn)))
 
-# %% ../nbs/07a_text.ipynb #ea7ba8f3
+# %% ../nbs/07a_text.ipynb #5b885e4d
 class FitHeight(Transform):
     "Scale a picture to `height` pixels, keeping its shape"
     def __init__(self,
@@ -44,10 +45,11 @@ class FitHeight(Transform):
     ): self.height = height
     def encodes(self, o: PILImageBW): return type(o)(Image.fromarray(fit_height(np.asarray(o), self.height)))
 
-# %% ../nbs/07a_text.ipynb #f73d29aa
+# %% ../nbs/07a_text.ipynb #d4227f6c
 class TensorText(TensorBase):
     "Symbol indices of one text [L] or of a batch [N, L], zeros after the end"
 
+# %% ../nbs/07a_text.ipynb #71ab2adc
 class EncodeText(DisplayedTransform):
     "Text to indices and back"
     def __init__(self,
@@ -56,25 +58,37 @@ class EncodeText(DisplayedTransform):
     def encodes(self, o: str): return TensorText(self.vocab.encode(o))
     def decodes(self, o: TensorText): return TitledStr(self.vocab.decode(o, collapse=False))
 
-# %% ../nbs/07a_text.ipynb #b98aaee8
+# %% ../nbs/07a_text.ipynb #9450c9c6
 def CTCBlock(
     vocab: Vocab # the alphabet
 ) -> TransformBlock: # for the target of a `DataBlock`
     "A fastai block for texts of any length; its `DataLoader` keeps decoded items in memory"
     return TransformBlock(type_tfms=[EncodeText(vocab)], dl_type=MemoryDL)
 
-# %% ../nbs/07a_text.ipynb #bfa13ed9
+# %% ../nbs/07a_text.ipynb #8f5ef8b4
 @dispatch
-def show_results(x: TensorImage, y: TensorText, samples, outs, ctxs=None, max_n=10, nrows=None, ncols=None, figsize=None, **kwargs):
+def show_results(
+    x: TensorImage, # a batch of pictures; chosen by its type only
+    y: TensorText, # their texts; chosen by its type only
+    samples, # decoded pairs (picture, true text)
+    outs, # decoded answers, one tuple a sample
+    ctxs=None, # axes to draw on; made if not given
+    max_n=10, # how many at most
+    nrows=None, # rows of the grid
+    ncols=None, # its columns
+    figsize=None, # its size in inches
+    **kwargs # passed on to `show` of a picture
+): # the axes
     "Pictures with what was read; wrong ones in red with the truth"
     n = min(len(samples), max_n)
     axs = get_grid(n, nrows=nrows, ncols=ncols, figsize=figsize) if ctxs is None else ctxs
     for ax, (img, true), (read, *_) in zip(axs[:n], samples, outs):
         img.show(ctx=ax, **kwargs)
-        ax.set_title(read if read == true else f'{read or "(nothing)"}, not {true}', color='tab:green' if read == true else 'tab:red')
+        title = read if read == true else f'{read or "(nothing)"}, not {true}'
+        ax.set_title(title, color='tab:green' if read == true else 'tab:red')
     return axs
 
-# %% ../nbs/07a_text.ipynb #c900c4a8
+# %% ../nbs/07a_text.ipynb #a571225c
 class TextAugment(DisplayedTransform):
     "Small random affine and elastic warps, contrast, brightness and noise, on batches of pictures in 0..1"
     split_idx, order = 0, 50
@@ -84,40 +98,58 @@ class TextAugment(DisplayedTransform):
 
     def encodes(self, x: TensorImageBW):
         if not self.strength: return x
-        u = self._uniform(x)
-        x = F.grid_sample(x, self._grid(x, u), padding_mode='border', align_corners=True)
+        u, widths = self._uniform(x), getattr(x, 'widths', None)
+        grid = self._grid(x, u, None if widths is None else widths.to(x.device)).clamp(-1, 1)
+        x = F.grid_sample(x, grid, padding_mode=self._border(x), align_corners=True)
         x = (x - .5)*(1 + u(.6)[:, None, None, None]) + .5 + u(.2)[:, None, None, None]
         noisy = torch.rand(len(x), device=x.device) < .3
         x[noisy] += torch.randn_like(x[noisy])*.045*self.strength
         return x
 
+    def _border(self, x):
+        "Pixels beyond the edge are as the edge; with a clamped grid zeros come to the same, and Apple's GPUs know them"
+        return 'zeros' if x.device.type == 'mps' else 'border'
+
     def _uniform(self, x):
         "One random number a picture, between -spread/2 and spread/2"
         return lambda spread: (torch.rand(len(x), device=x.device) - .5)*spread*self.strength
 
-    def _grid(self, x, u):
-        "Where each pixel comes from, x and y in -1..1: [N, H, W, 2]; made on a coarse lattice, which is three times cheaper"
+    def _grid(self, x, u, widths):
+        "Where each pixel comes from, x and y in -1..1: [N, H, W, 2]; from a coarse lattice, which is three times cheaper"
         n, _, h, w = x.shape
         turn, sx, sy, slant, dx, dy = u(.2), 1 + u(.2), 1 + u(.3), u(.4), u(.12), u(.3)
-        cos, sin, ratio = turn.cos(), turn.sin(), w/h
+        cos, sin, ratio = turn.cos(), turn.sin(), (w if widths is None else widths)/h
         rows = [torch.stack([sx*cos, (slant - sx*sin)/ratio, dx], -1), torch.stack([sy*sin*ratio, sy*cos, dy], -1)]
         coarse = F.affine_grid(torch.stack(rows, 1), [n, 1, 4, 12], align_corners=True)
         bend = torch.randn(n, 4, 12, 2, device=x.device)*torch.tensor([.012, .06], device=x.device)*self.strength
-        return F.interpolate((coarse + bend).permute(0, 3, 1, 2), (h, w), mode='bilinear', align_corners=True).permute(0, 2, 3, 1)
+        fine = F.interpolate((coarse + bend).permute(0, 3, 1, 2), (h, w), mode='bilinear', align_corners=True)
+        fine = fine.permute(0, 2, 3, 1)
+        return fine if widths is None else self._within(fine, widths)
 
-# %% ../nbs/07a_text.ipynb #a1ddc534
+    def _within(self, grid, widths):
+        "The same warps, each squeezed into the `widths` columns that belong to its picture"
+        n, h, w, _ = grid.shape
+        share = ((widths - 1)/(w - 1)).clamp(min=1/w)[:, None, None] # of the frame's width
+        x = torch.linspace(0, 1, w, device=grid.device)/share*2 - 1 # of each column, in its own picture
+        y = torch.linspace(-1, 1, h, device=grid.device)[:, None]
+        where = torch.stack([x.expand(n, h, w), y.expand(n, h, w)], -1).clamp(-1, 1)
+        warped = F.grid_sample(grid.permute(0, 3, 1, 2), where, align_corners=True).permute(0, 2, 3, 1)
+        inside = (warped[..., 0].clamp(-1, 1) + 1)*share - 1
+        return torch.stack([inside, warped[..., 1]], -1)
+
+# %% ../nbs/07a_text.ipynb #4fb758b0
 def text_block(
     vocab: Vocab, # the alphabet
     height: int = 50, # of the network's input, in pixels
     norm: tuple = (.5, .25), # mean and standard deviation of pixels in 0..1
     augment: float = 1., # strength of `TextAugment`
     **kwargs # passed on to `DataBlock`: `get_items`, `get_x`, `get_y`, `splitter`
-) -> DataBlock:
+) -> DataBlock: # for `DataBlock.dataloaders`
     "The `DataBlock` of this lab: grey pictures in, texts out"
     tfms = [TextAugment(augment), Normalize.from_stats([norm[0]], [norm[1]], cuda=False)]
     return DataBlock((ImageBlock(GreyImage), CTCBlock(vocab)), item_tfms=FitHeight(height), batch_tfms=tfms, **kwargs)
 
-# %% ../nbs/07a_text.ipynb #538a6646
+# %% ../nbs/07a_text.ipynb #93e09b32
 def text_dls(
     train: list, # samples: (file name or uint8 array [H, W], text)
     valid: list, # samples to judge by
@@ -126,7 +158,9 @@ def text_dls(
     device: str = 'cpu', # where batches go
     **kwargs # passed on to `text_block`
 ) -> DataLoaders: # [N, 1, height, W] floats and [N, L] indices
-    "`DataLoaders` over two lists of samples"
+    "`DataLoaders` over two lists of samples; raises `InputError` where one is empty"
+    for part, name in ((train, 'to learn from'), (valid, 'to validate with')):
+        if not len(part): raise InputError(f'no samples {name}', fix='Give at least one')
     split = IndexSplitter(range(len(train), len(train) + len(valid)))
     block = text_block(Vocab(alphabet), get_x=itemgetter(0), get_y=itemgetter(1), splitter=split, **kwargs)
     items = [list(s) for s in (*train, *valid)] # lists, because fastai's transforms go into tuples
