@@ -7,7 +7,7 @@ __all__ = ['open_image', 'fit_height', 'list_images', 'verify', 'text_label', 'f
            'registry', 'data_root', 'unpack', 'download', 'fetch', 'near_pairs', 'audit', 'duplicate_groups',
            'make_splits', 'check_split', 'load_split', 'write_splits']
 
-# %% ../nbs/01_data.ipynb #0c156111
+# %% ../nbs/01_data.ipynb #52cd6839
 import contextlib
 import gzip
 import hashlib
@@ -27,7 +27,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .core import DataError, InputError, progress, settings, sha256, share_path, whole_dir, whole_file
 
-# %% ../nbs/01_data.ipynb #c6ee0e97
+# %% ../nbs/01_data.ipynb #9ea6cb08
 _FORMATS = ('PNG', 'JPEG', 'GIF', 'BMP', 'WEBP', 'TIFF', 'PPM')
 _SUFFIXES = {'.png', '.jpg', '.jpeg', '.gif', '.bmp', '.webp', '.tif', '.tiff', '.ppm', '.pgm'}
 
@@ -88,7 +88,7 @@ def open_image(
         what = f"can't read ({e.strerror})" if getattr(e, 'errno', None) else 'damaged or cut off image'
         raise InputError(what, path, 'Copy it again from where it came') from None
 
-# %% ../nbs/01_data.ipynb #bbcc46cc
+# %% ../nbs/01_data.ipynb #4ef10675
 def fit_height(
     img: np.ndarray, # uint8 [H, W]
     height: int # wanted height, px
@@ -99,7 +99,7 @@ def fit_height(
     width = max(1, round(img.shape[1]*height/img.shape[0]))
     return cv2.resize(img, (width, height), interpolation=cv2.INTER_AREA if img.shape[0] > height else cv2.INTER_LINEAR)
 
-# %% ../nbs/01_data.ipynb #ff5bd576
+# %% ../nbs/01_data.ipynb #d1deb397
 def list_images(
     folder: str | Path # searched with all its subfolders
 ) -> list: # of `Path`, sorted by name within `folder`
@@ -110,7 +110,7 @@ def list_images(
     if not found: raise InputError('no images in this folder', folder, f'Known suffixes: {" ".join(sorted(_SUFFIXES))}')
     return sorted(found, key=lambda p: p.relative_to(folder).as_posix())
 
-# %% ../nbs/01_data.ipynb #6187556d
+# %% ../nbs/01_data.ipynb #40072d4c
 def verify(
     folder: str | Path, # searched with all its subfolders
     **limits: int # `min_side`, `max_side`, `max_pixels` of `open_image`
@@ -122,13 +122,14 @@ def verify(
         except InputError as e: bad.append({'file': p.relative_to(folder).as_posix(), 'error': e.what})
     return bad
 
-# %% ../nbs/01_data.ipynb #68239c07
+# %% ../nbs/01_data.ipynb #fd73461d
 def text_label(
     path: str | Path # `226md.png`, or `226md_2.png` for a second image with the same text
 ) -> str: # `226md`
     "The text that a CAPTCHA file is named after"
     return re.sub(r'_\d+$', '', Path(path).stem)
 
+# %% ../nbs/01_data.ipynb #8ba80779
 def file_label(
     path: str | Path, # an image file; nothing is read
     rule: str = 'text' # text (`226md.png`), folder (`Bus/Bus (3).jpg`) or prefix (`cat.17.jpg`)
@@ -139,7 +140,7 @@ def file_label(
     if rule not in labels: raise InputError(f'unknown label rule {rule!r}', fix=f'Use {", ".join(labels)}')
     return labels[rule]
 
-# %% ../nbs/01_data.ipynb #890cb4f4
+# %% ../nbs/01_data.ipynb #9ea8ff50
 def manifest(
     folder: str | Path, # searched with all its subfolders
     rule: str = 'text' # of `file_label`
@@ -151,6 +152,7 @@ def manifest(
     rows = [(p.relative_to(folder).as_posix(), file_label(p, rule), sha256(p)) for p in files]
     return pd.DataFrame(rows, columns=['file', 'label', 'sha256'])
 
+# %% ../nbs/01_data.ipynb #9d1f5ee9
 def _check_text(path, alphabet):
     "Raise `InputError` where the name of `path` isn't a text of `alphabet`"
     text = text_label(path)
@@ -177,7 +179,7 @@ def text_manifest(
     rows[['width', 'height']] = np.array(sizes)
     return rows[rows.width > 0].reset_index(drop=True)
 
-# %% ../nbs/01_data.ipynb #3384f544
+# %% ../nbs/01_data.ipynb #50167978
 def registry(
     id: str | None = None # captcha_v2, tiles, pets or rendered; None = all
 ) -> dict: # one entry, or id -> entry
@@ -187,6 +189,7 @@ def registry(
     if id not in entries: raise InputError(f'unknown data set {id!r}', fix=f'Known: {", ".join(entries)}')
     return entries[id]
 
+# %% ../nbs/01_data.ipynb #08a23a02
 def data_root(
     id: str, # of `registry`
     data: str | Path | None = None # where data sets are unpacked; `settings().data` by default
@@ -196,7 +199,7 @@ def data_root(
     roots = [base/s['root'] for s in registry(id)['sources']]
     return next((r for r in roots if r.is_dir() and any(r.iterdir())), None)
 
-# %% ../nbs/01_data.ipynb #0f29c670
+# %% ../nbs/01_data.ipynb #4b4d2872
 _AGAIN = 'Delete it and fetch it again'
 _REFUSE = 'Do not use it'
 
@@ -262,7 +265,7 @@ def unpack(
     except (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, RuntimeError, ValueError):
         raise DataError('damaged archive', archive, _AGAIN) from None
 
-# %% ../nbs/01_data.ipynb #8b302d1c
+# %% ../nbs/01_data.ipynb #e2eba347
 def _check_archive(path, source):
     "Raise `DataError` where size or checksum of `path` isn't that of `source`"
     size = path.stat().st_size
@@ -304,7 +307,7 @@ def download(
     os.replace(part, path)
     return path
 
-# %% ../nbs/01_data.ipynb #9c7067a0
+# %% ../nbs/01_data.ipynb #7947f6af
 def _find_archive(sources, folders):
     "(archive, its source) from the first of `folders` that has one; a known size decides between sources of one name"
     for folder in folders:
@@ -351,7 +354,7 @@ def fetch(
     _install(archive, source, s.data/id)
     return data_root(id, s.data)
 
-# %% ../nbs/01_data.ipynb #54994193
+# %% ../nbs/01_data.ipynb #ba9e0d94
 def _thumb(path, side=32):
     "A small standardised copy, [side, side]; zeros where the image is flat or can't be opened"
     try: im = Image.fromarray(open_image(path))
@@ -375,7 +378,7 @@ def near_pairs(
     near = lambda a, b: (a*b).mean() > min_r and np.abs(a-b).max() < max_diff
     return [(i, j) for i, j in pairs if near(thumbs[i], thumbs[j])]
 
-# %% ../nbs/01_data.ipynb #6fdb1af7
+# %% ../nbs/01_data.ipynb #b588a727
 def audit(
     folder: str | Path, # searched with all its subfolders
     rule: str = 'text' # of `file_label`
@@ -393,6 +396,7 @@ def audit(
     rows['group'] = pd.factorize(joined[same])[0]
     return rows
 
+# %% ../nbs/01_data.ipynb #3e982e73
 def duplicate_groups(
     rows # DataFrame with file, label, sha256, group, from `audit`
 ): # DataFrame, a row a group of two or more: group, n, identical (all bytes the same?), labels, files
@@ -403,7 +407,7 @@ def duplicate_groups(
     found = [(g, *row(x)) for g, x in some.groupby('group')]
     return pd.DataFrame(found, columns=['group', 'n', 'identical', 'labels', 'files'])
 
-# %% ../nbs/01_data.ipynb #8bb8a335
+# %% ../nbs/01_data.ipynb #4cf3d119
 def _deal(sizes, shares, total):
     "The part for each of `sizes`: the one furthest behind its share; `total` (updated) breaks ties"
     have, out = [0]*len(shares), []
@@ -435,7 +439,7 @@ def make_splits(
         rows[col] = rows.group.map(where)
     return rows
 
-# %% ../nbs/01_data.ipynb #a1af5723
+# %% ../nbs/01_data.ipynb #41441bb4
 _RESPLIT = 'Make it again with `captcha-lab data split`'
 
 def _items(labels, text):
@@ -464,7 +468,7 @@ def check_split(
     n_groups = rows.group.nunique()
     return {'n': len(rows), 'groups': n_groups, 'split': count('split'), 'fold': count('fold'), 'missing': missing}
 
-# %% ../nbs/01_data.ipynb #425a04f4
+# %% ../nbs/01_data.ipynb #e0f1be2d
 def _find_files(rows, folder):
     "`rows` with the names that its images have in `folder`, where another source may use another suffix"
     stem = lambda f: f.rpartition('.')[0]
@@ -490,7 +494,7 @@ def load_split(
     check_split(rows, path)
     return rows if folder is None else _find_files(rows, Path(folder))
 
-# %% ../nbs/01_data.ipynb #0574de45
+# %% ../nbs/01_data.ipynb #e7578b2e
 def write_splits(
     id: str, # of `registry`
     force: bool = False, # write over an existing file?
