@@ -4,72 +4,126 @@
 
 # %% auto #0
 __all__ = ['app', 'data_app', 'main', 'read', 'render', 'train', 'eval', 'study', 'quickstart', 'data_list', 'data_fetch',
-           'data_verify', 'data_audit', 'data_split', 'export']
+           'data_verify', 'data_audit', 'data_split', 'export', 'bench', 'doctor']
 
-# %% ../nbs/15_cli.ipynb #3034a101
+# %% ../nbs/15_cli.ipynb #f86c3bee
 import json
+import os
 import shlex
 import sys
+import time
+import warnings
+from contextvars import ContextVar
 from pathlib import Path
 
-import click
 import typer
 
-from .core import InputError, LabError, pick_device, progress, settings, show_measure
+from .core import InputError, LabError, pick_device, settings, show_measure
 
-# %% ../nbs/15_cli.ipynb #e8388422
-app = typer.Typer(name='captcha-lab', no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
-                  help='Learn how machines read CAPTCHAs and how to design ones that hold. Everything is offline.')
-data_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help='Data sets: list, fetch, verify, audit, split.')
+# %% ../nbs/15_cli.ipynb #a0480a84
+_LOOK = dict(no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(name='captcha-lab', add_completion=False, pretty_exceptions_enable=False, **_LOOK,
+                  help='How machines read CAPTCHAs, and how to design ones that hold. Everything is offline.',
+                  epilog='Begin with: captcha-lab quickstart')
+data_app = typer.Typer(help='Data sets: list, fetch, verify, audit, split.', **_LOOK)
 app.add_typer(data_app, name='data')
 
-@app.callback()
-def _options(debug: bool = typer.Option(False, '--debug', help='Show a traceback when something fails.')): pass
+def _version(on):
+    if on:
+        from captcha_lab import __version__
+        print(__version__)
+        raise typer.Exit()
 
-# %% ../nbs/15_cli.ipynb #5fd05060
+@app.callback()
+def _options(
+    debug: bool = typer.Option(False, '--debug', help='Show a traceback when something fails.'),
+    version: bool = typer.Option(False, '--version', callback=_version, is_eager=True, help='Show the version.'),
+): pass
+
+# %% ../nbs/15_cli.ipynb #23c1e42a
+def _explain(e):
+    "Exit code and one line for an exception"
+    name, text = type(e).__name__, ' '.join(str(e).split())
+    if isinstance(e, LabError): return 2, str(e)
+    if isinstance(e, (KeyboardInterrupt, EOFError)) or name == 'Abort':
+        return 130, 'interrupted; what was finished is kept'
+    if hasattr(e, 'format_message'): return 2, _usage(e)
+    if isinstance(e, SystemExit) or name == 'Exit': return getattr(e, 'exit_code', getattr(e, 'code', 0)) or 0, ''
+    if isinstance(e, MemoryError) or 'out of memory' in text:
+        return 2, 'out of memory. Use a smaller --bs, fewer or smaller images, or another --device'
+    if isinstance(e, ImportError) or 'torchvision::nms' in text:
+        return 2, f'a package is missing or broken ({text[:160]}). Run captcha-lab doctor'
+    return _explain_file(e, name, text)
+
+def _explain_file(e, name, text):
+    "What the operating system, or a library that writes files, could not do"
+    if isinstance(e, OSError) and e.strerror:
+        where = f': {e.filename}' if e.filename else ''
+        return 2, f'{e.strerror.lower()}{where}. Check free space and permissions'
+    if name == 'SafetensorError':
+        return 2, f"can't write a model file ({text[:160]}). Free some space or choose another folder"
+    return 1, f'a mistake in captcha_lab itself: {name}: {text[:200]}. Run again with --debug and report it'
+
+def _usage(e):
+    "Wrong use: the whole help where nothing was given, else one line"
+    if type(e).__name__.startswith('NoArgsIsHelp'): return e.format_message()
+    command = e.ctx.command_path if getattr(e, 'ctx', None) else 'captcha-lab'
+    what = ' '.join(e.format_message().split())
+    return f"{what}{'' if what[-1:] in '.?!' else '.'} Try {command} --help"
+
+# %% ../nbs/15_cli.ipynb #ce243dbc
+_typed = ContextVar('what was typed', default=())
+
 def main(
     args: list | None = None # like `sys.argv[1:]`, which is the default
 ) -> int: # exit code; leaves the program with it unless `args` is given
     "Run a command; errors become one line on standard error"
-    given = sys.argv[1:] if args is None else list(args)
-    code = _run(given)
-    if args is None: sys.exit(code)
-    return code
+    if args is not None: return _run(list(args))
+    for stream in (sys.stdout, sys.stderr): stream.reconfigure(errors='backslashreplace') # any file name can be shown
+    if not sys.warnoptions: warnings.simplefilter('ignore') # those of other libraries are not the user's business
+    code = _run(sys.argv[1:])
+    try: sys.stdout.flush()
+    except OSError: _close_output()
+    sys.exit(code)
 
 def _run(args):
+    token = _typed.set(args)
     try:
         code = typer.main.get_command(app).main(args, prog_name='captcha-lab', standalone_mode=False)
+        if code == 130: raise KeyboardInterrupt # newer versions of typer return where older ones raise
         return code if isinstance(code, int) else 0
+    except BrokenPipeError: return _close_output() # as in `captcha-lab read DIR | head -1`
     except BaseException as e:
         if '--debug' in args and not isinstance(e, (SystemExit, KeyboardInterrupt)): raise
         code, line = _explain(e)
-        if line: print(f'captcha-lab: {line}', file=sys.stderr)
+        if line: _say(line if line.startswith('Usage:') else f'captcha-lab: {line}')
+        if isinstance(e, OSError): _close_output()
         return code
+    finally: _typed.reset(token)
 
-def _explain(e):
-    "Exit code and one line for an exception"
-    name = type(e).__name__
-    if isinstance(e, LabError): return 2, str(e)
-    if isinstance(e, (KeyboardInterrupt, EOFError)) or name == 'Abort': return 130, 'interrupted; what was finished is kept'
-    if name in ('NoArgsIsHelpError', 'NoArgsIsHelp'): return 2, e.format_message()
-    if hasattr(e, 'format_message'): return 2, ' '.join(f'{e.format_message()} Try captcha-lab --help'.split())
-    if isinstance(e, (SystemExit,)) or name == 'Exit': return getattr(e, 'exit_code', getattr(e, 'code', 0)) or 0, ''
-    if isinstance(e, OSError) and e.strerror: return 2, f"{e.strerror.lower()}{f': {e.filename}' if e.filename else ''}. Check free space and permissions"
-    return 1, f'a mistake in captcha_lab itself: {name}: {" ".join(str(e).split())[:200]}. Run again with --debug and report it'
+def _close_output():
+    "Nobody takes what is printed any more: drop the rest of it, without another error"
+    with open(os.devnull, 'w') as nowhere:
+        try: os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        except (OSError, ValueError): pass # not a real stream
+    return 2
 
-def _print(obj): print(json.dumps(obj, ensure_ascii=False), flush=True)
+def _print(obj): print(json.dumps(obj), flush=True)
 def _say(text): print(text, file=sys.stderr, flush=True)
+def _command(): return 'captcha-lab ' + shlex.join(map(str, _typed.get()))
 
-# %% ../nbs/15_cli.ipynb #e5408d18
+# %% ../nbs/15_cli.ipynb #5fc58eb3
 @app.command()
 def read(
     images: list[Path] = typer.Argument(..., help='Image files or folders.'),
-    bundle: str = typer.Option('ctc', help='Model file, or the name of a shipped model.'),
+    reader: str = typer.Option('ctc', help='ctc'),
+    bundle: str = typer.Option(None, help="Model file, or the name of a shipped model; the reader's own if not given."),
     as_json: bool = typer.Option(False, '--json', help='One JSON object a line: file, text, confidence.'),
 ):
     "Read the text in images."
     from captcha_lab.bundle import find_bundle, load_bundle
-    model, failed = load_bundle(find_bundle(bundle)), False
+    if reader != 'ctc': raise InputError(f'no such reader {reader!r}', fix='Readers: ctc')
+    model, failed = load_bundle(find_bundle(bundle or reader)), False
     for part in _chunks(_files(images), 64):
         for row in _read_files(model, part):
             failed |= 'error' in row
@@ -79,147 +133,176 @@ def read(
     return 2 if failed else 0
 
 def _files(paths):
-    "All image files meant by `paths`"
+    "All image files meant by `paths`; an error stands for a folder without any"
     from captcha_lab.data import list_images
-    return [f for p in paths for f in (list_images(p) if p.is_dir() else [p])]
+    for p in paths:
+        try: yield from list_images(p) if p.is_dir() else [p]
+        except LabError as e: yield e
 
-def _chunks(items, n): return (items[i:i + n] for i in range(0, len(items), n))
+def _chunks(items, n):
+    "Lists of `n`, the last may be shorter"
+    items = list(items)
+    return (items[i:i + n] for i in range(0, len(items), n))
 
 def _read_files(model, files):
     "One row a file, in order: file, text and confidence, or file and error"
-    from captcha_lab.data import open_image
-    rows, good = [{'file': str(f)} for f in files], []
-    for row in rows:
-        try: good.append((row, model.prepare(open_image(row['file']))))
-        except LabError as e: row['error'] = str(e)
-    for (row, _), found in zip(good, model.predict([image for _, image in good])): row |= {'text': found['text'], 'confidence': round(found['confidence'], 6)}
+    rows = [_prepared(model, f) for f in files]
+    good = [r for r in rows if 'image' in r]
+    for r, found in zip(good, model.predict([r.pop('image') for r in good])):
+        r |= {'text': found['text'], 'confidence': round(found['confidence'], 6)}
     return rows
 
-# %% ../nbs/15_cli.ipynb #2e5cd393
-def _length(text):
-    "`5` or `4-6` as numbers"
+def _prepared(model, file):
+    "A row with the image, or with what is wrong"
+    from captcha_lab.data import open_image
+    if isinstance(file, LabError): return {'file': str(file.file), 'error': str(file)}
+    row = {'file': str(file)}
+    try: return row | {'image': model.prepare(open_image(file))}
+    except LabError as e: return row | {'error': str(e) if e.file else f'{file}: {e}'}
+
+# %% ../nbs/15_cli.ipynb #0b8d21a9
+def _span(text, option):
+    "`5` or `4-6` as one number or two"
     if text is None: return None
     try: ends = [int(o) for o in text.split('-')]
     except ValueError: ends = []
-    if len(ends) not in (1, 2): raise InputError(f'--length must look like 5 or 4-6, not {text!r}')
+    if len(ends) not in (1, 2): raise InputError(f'{option} must look like 5 or 4-6, not {text!r}')
     return ends[0] if len(ends) == 1 else tuple(ends)
+
+def _length(text): return _span(text, '--length')
+
+def _levels(text):
+    "`2`, or `1-4` for all from 1 to 4"
+    ends = _span(text, '--level')
+    if isinstance(ends, int): return ends
+    return tuple(range(ends[0], ends[1] + 1)) or ends
 
 @app.command()
 def render(
     out: Path = typer.Option(..., help='A new folder.'),
-    n: int = typer.Option(1000, help='How many images.'),
-    level: int = typer.Option(1, help='0 (easy) to 4 (hard).'),
-    seed: int = typer.Option(0, help='Same seed, same bytes.'),
+    n: int = typer.Option(1000, min=1, help='How many images.'),
+    level: int = typer.Option(1, min=0, max=4, help='0 (easy) to 4 (hard).'),
+    seed: int = typer.Option(0, min=0, help='Same seed, same bytes.'),
     length: str = typer.Option(None, help='Symbols in a text: 5 or 4-6.'),
     alphabet: str = typer.Option(None, help='Symbols to draw from.'),
     fonts: str = typer.Option('train', help="train, or test for fonts that no shipped model has seen."),
     style: str = typer.Option(None, help='captcha_v2 for a look-alike of that set.'),
-    force: bool = typer.Option(False, help='Replace an existing folder.'),
+    force: bool = typer.Option(False, '--force', help='Replace an existing folder.'),
 ):
-    "Render text CAPTCHAs as <text>.png, with a manifest."
+    "Render text CAPTCHAs. Each is called <text>.png; a manifest lists the letters' boxes."
     from captcha_lab.render import Renderer, save_rendered
-    folder = save_rendered(Renderer(level, alphabet, _length(length), fonts=fonts, seed=seed, style=style), n, out, force)
-    _say(f'{n} images in {folder}')
+    renderer = Renderer(level, alphabet, _length(length), fonts=fonts, seed=seed, style=style)
+    _say(f'{n} images in {save_rendered(renderer, n, out, force)}')
 
-# %% ../nbs/15_cli.ipynb #bb305a77
+# %% ../nbs/15_cli.ipynb #11946429
 def _only_ctc(task):
     if task != 'ctc': raise InputError(f'no such task {task!r}', fix='Tasks: ctc')
 
-def _samples(data, part, n, level, seed, length, style, fonts):
-    "Samples and what a run card says of them: of a data set's part, or rendered"
-    from captcha_lab.runs import part_of, rendered_samples, stored_samples
-    if data:
+def _samples(model, data, part, **options):
+    "Samples and what a run card says of them: of a data set's part, or rendered with the model's symbols"
+    from captcha_lab.runs import check_texts, folder_samples, part_of, rendered_samples, stored_samples
+    if not data:
+        if not options['style']: options['alphabet'] = model.vocab.alphabet
+        return rendered_samples(**options)[::2]
+    own, part = Path(data).is_dir(), part or ('all' if Path(data).is_dir() else 'test')
+    if own and part == 'all': samples, about = folder_samples(data)
+    else:
         rows, _, about = stored_samples(data)
-        return part_of(rows, part), about | {'part': part}
-    samples, _, about = rendered_samples(n, level=level, seed=seed, length=_length(length), style=style, fonts=fonts)
-    return samples, about
+        samples = part_of(rows, part)
+    check_texts(samples, model.vocab.alphabet)
+    if not samples: raise InputError(f'the {part} part holds no images', data, 'Use --part all')
+    return samples, about | {'part': part}
 
 def _summary(card, folder=None):
     "A few lines for people"
     m = card['measures']
-    lines = [f"{k.replace('_', ' '):18}{show_measure(m[k])}" for k in ('exact_match', 'cer', 'baseline_constant', 'baseline_uniform') if k in m]
+    shown = [k for k in ('exact_match', 'cer', 'baseline_constant', 'baseline_uniform') if k in m]
+    lines = [f"{k.replace('_', ' '):18}{show_measure(m[k])}" for k in shown]
     return '\n'.join(lines + ([f'everything is in    {folder}'] if folder else []))
 
-# %% ../nbs/15_cli.ipynb #99aa6ad9
+# %% ../nbs/15_cli.ipynb #5fa4c48a
 @app.command()
 def train(
     task: str = typer.Argument(..., help='ctc'),
     out: Path = typer.Option(..., help='A new folder for model, card, history and plots.'),
     data: str = typer.Option(None, help='captcha_v2, or a folder of <text>.png; rendered images if not given.'),
-    everything: bool = typer.Option(False, '--all', help='Learn from all parts of the data; nothing is left to test on.'),
-    n: int = typer.Option(3000, help='Rendered images to learn from.'),
-    level: int = typer.Option(1, help='Level of rendered images.'),
+    everything: bool = typer.Option(False, '--all', help='Learn from all of the data; nothing is left to test on.'),
+    n: int = typer.Option(3000, min=8, help='Rendered images to learn from.'),
+    level: str = typer.Option('1', help='Level of rendered images; 1-4 takes the levels in turn.'),
     length: str = typer.Option('4-6', help='Symbols in a rendered text: 5 or 4-6.'),
     style: str = typer.Option(None, help='captcha_v2 renders a look-alike of that set.'),
     name: str = typer.Option('reader', help='Name of the model.'),
+    alphabet: str = typer.Option(None, help='Symbols to read; those of the data if not given.'),
     init: Path = typer.Option(None, help='A bundle to start from.'),
-    epochs: int = typer.Option(None, help='Passes over the images; 12 for rendered ones, else 60.'),
+    epochs: int = typer.Option(None, min=1, help='Passes over the images; 12 for rendered ones, else 60.'),
     lr: float = typer.Option(4e-3, help='Highest learning rate.'),
-    bs: int = typer.Option(32, help='Batch size.'),
-    patience: int = typer.Option(None, help='Stop when the loss on the validation part has not improved for so many epochs.'),
-    seed: int = typer.Option(None, help='Of rendering, weights, shuffling and augmentation.'),
+    bs: int = typer.Option(32, min=1, help='Batch size.'),
+    patience: int = typer.Option(None, min=1, help='Stop after so many epochs without a better validation loss.'),
+    seed: int = typer.Option(None, min=0, help='Same seed, same run; 42 if not given.'),
     device: str = typer.Option('', help='cuda, mps or cpu; the best there is if not given.'),
-    resume: bool = typer.Option(False, help='Go on with the interrupted run in --out.'),
+    resume: bool = typer.Option(False, '--resume', help='Go on with the interrupted run in --out.'),
+    force: bool = typer.Option(False, '--force', help='Replace the run in --out.'),
     as_json: bool = typer.Option(False, '--json', help='Print the run card.'),
 ):
-    "Train a reader."
-    from captcha_lab.runs import make_reader
+    "Train a reader. Leaves model, run card, history and plots in a new folder."
+    from captcha_lab.runs import make_reader, run_folder
     _only_ctc(task)
-    seed = settings(seed=seed).seed
-    parts, alphabet, about = _training_parts(data, everything, n, level, length, style, seed)
-    card = make_reader(*parts, alphabet, out, name, _command(), about, resume=resume, seed=seed, init=init, device=pick_device(settings(device=device or None).device),
-                       epochs=epochs or (60 if data else 12), lr=lr, bs=bs, patience=patience)
+    device, seed = pick_device(settings(device=device or None).device), settings(seed=seed).seed
+    with run_folder(out, resume, force):
+        parts, symbols, about = _training_parts(data, everything, n, seed, level, length, style, alphabet)
+        epochs = epochs or (60 if data else 12)
+        card = make_reader(*parts, symbols, out, name, _command(), about, resume=resume, force=force, init=init,
+                           seed=seed, device=device, epochs=epochs, lr=lr, bs=bs, patience=patience)
     if as_json: _print(card)
     else: print(_summary(card, out))
 
-def _training_parts(data, everything, n, level, length, style, seed):
+def _training_parts(data, everything, n, seed, level, length, style, alphabet):
     "(train, valid, test), alphabet and card entry"
     from captcha_lab.runs import part_of, rendered_samples, stored_samples
     if data:
-        rows, alphabet, about = stored_samples(data)
-        if everything: return (part_of(rows, 'all'), part_of(rows, 'valid'), []), alphabet, about | {'part': 'all'}
-        return tuple(part_of(rows, p) for p in ('train', 'valid', 'test')), alphabet, about
-    n_valid = max(8, min(300, n//10))
-    samples, alphabet, about = rendered_samples(n + 2*n_valid, level=level, length=None if style else _length(length), style=style, seed=seed)
-    return (samples[:n], samples[n:n + n_valid], samples[n + n_valid:]), alphabet, about
+        rows, symbols, about = stored_samples(data, alphabet)
+        parts = [part_of(rows, p) for p in ('train', 'valid', 'test')]
+        if everything: parts, about = [part_of(rows, 'all'), parts[1], []], about | {'part': 'all'}
+        return parts, alphabet or symbols, about
+    n_valid, length = max(8, min(300, n//10)), None if style else _length(length)
+    drawn = rendered_samples(n + 2*n_valid, level=_levels(level), length=length, style=style, seed=seed, alphabet=alphabet)
+    return [drawn[0][:n], drawn[0][n:n + n_valid], drawn[0][n + n_valid:]], *drawn[1:]
 
-def _command(): return 'captcha-lab ' + shlex.join(sys.argv[1:])
-
-# %% ../nbs/15_cli.ipynb #af67c199
+# %% ../nbs/15_cli.ipynb #bd843af7
 @app.command()
 def eval(
     task: str = typer.Argument(..., help='ctc'),
     bundle: str = typer.Option('ctc', help='Model file, or the name of a shipped model.'),
     data: str = typer.Option(None, help='captcha_v2, or a folder of <text>.png; rendered images if not given.'),
-    part: str = typer.Option('test', help='train, valid, test or all of --data.'),
-    n: int = typer.Option(1000, help='Rendered images to read.'),
-    level: int = typer.Option(1, help='Level of rendered images.'),
+    part: str = typer.Option(None, help='train, valid, test or all of --data; all of a folder, test of a known set.'),
+    n: int = typer.Option(1000, min=1, help='Rendered images to read.'),
+    level: int = typer.Option(1, min=0, max=4, help='Level of rendered images.'),
     length: str = typer.Option(None, help='Symbols in a rendered text: 5 or 4-6.'),
     style: str = typer.Option(None, help='captcha_v2 renders a look-alike of that set.'),
     fonts: str = typer.Option('train', help='train or test fonts.'),
-    seed: int = typer.Option(1000, help='Seed of rendered images.'),
+    seed: int = typer.Option(1000, min=0, help='Seed of rendered images.'),
     as_json: bool = typer.Option(False, '--json', help='One JSON object with all measures.'),
 ):
-    "Judge a model: exact match, CER and more, each with its interval, beside the trivial baseline."
+    "Judge a model by exact match, CER and more. Each with its interval, beside the trivial baseline."
     from captcha_lab.bundle import find_bundle, load_bundle
     from captcha_lab.runs import judge
     _only_ctc(task)
-    samples, about = _samples(data, part, n, level, seed, length, style, fonts)
-    if not samples: raise InputError(f'the {part} part holds no images', data, 'Use --part all')
-    measures, _ = judge(load_bundle(find_bundle(bundle)), samples, [t for _, t in samples])
+    model, draw = load_bundle(find_bundle(bundle)), dict(n=n, level=level, seed=seed, style=style, fonts=fonts)
+    samples, about = _samples(model, data, part, length=_length(length), **draw)
+    measures, _ = judge(model, samples, [t for _, t in samples])
     if as_json: _print({'task': task, 'n': len(samples), 'data': about, **measures})
     else: print(_summary({'measures': measures}))
 
-# %% ../nbs/15_cli.ipynb #eafe1589
+# %% ../nbs/15_cli.ipynb #d2d0fbc8
 @app.command()
 def study(
     name: str = typer.Argument(..., help='Which published result; `list` names them.'),
     out: Path = typer.Option(None, help='Folder for the single runs and the run card.'),
-    workers: int = typer.Option(1, help='Processes, one thread each.'),
-    force: bool = typer.Option(False, help='Write over an older card.'),
+    workers: int = typer.Option(1, min=0, help='Processes, one thread each.'),
+    force: bool = typer.Option(False, '--force', help='Write over an older card.'),
     as_json: bool = typer.Option(False, '--json', help='Print the run card.'),
 ):
-    "Make a published result again; an interrupted study goes on where it stopped."
+    "Make a published result again. An interrupted study goes on where it stopped."
     from captcha_lab.results import STUDIES, run_study
     if name == 'list':
         for k, f in STUDIES.items(): print(f'{k:32}{f.__doc__}')
@@ -229,23 +312,25 @@ def study(
     for k, m in card['measures'].items():
         if isinstance(m, dict): print(f'{k:24}{show_measure(m)}')
 
-# %% ../nbs/15_cli.ipynb #b54fc79b
+# %% ../nbs/15_cli.ipynb #3cf2c281
 @app.command()
 def quickstart(
     out: Path = typer.Option(Path('quickstart'), help='A new folder.'),
-    n_train: int = typer.Option(3000, help='Images to learn from.'),
-    n_test: int = typer.Option(1000, help='Fresh images to read.'),
-    epochs: int = typer.Option(12, help='Passes over the images.'),
-    seed: int = typer.Option(None, help='Of everything.'),
+    n_train: int = typer.Option(3000, min=20, help='Images to learn from.'),
+    n_test: int = typer.Option(1000, min=1, help='Fresh images to read.'),
+    epochs: int = typer.Option(6, min=1, help='Passes over the images.'),
+    seed: int = typer.Option(None, min=0, help='Same seed, same run; 42 if not given.'),
     device: str = typer.Option('', help='cuda, mps or cpu; the best there is if not given.'),
-    resume: bool = typer.Option(False, help='Go on with the interrupted run in --out.'),
+    resume: bool = typer.Option(False, '--resume', help='Go on with the interrupted run in --out.'),
+    force: bool = typer.Option(False, '--force', help='Replace the run in --out.'),
     as_json: bool = typer.Option(False, '--json', help='Print the run card.'),
 ):
-    "Render images, train a reader on them, and see it read new ones: about two minutes."
+    "Render, train, and see a new model read. About two minutes on two CPU cores."
     from captcha_lab import runs
-    device = pick_device(settings(device=device or None).device)
-    _say(f'rendering {n_train + n_test} images, training a CRNN with CTC on {device}; about two minutes on two CPU cores')
-    card = runs.quickstart(out, n_train, n_test, epochs, settings(seed=seed).seed, _command(), resume, device)
+    device, seed = pick_device(settings(device=device or None).device), settings(seed=seed).seed
+    with runs.run_folder(out, resume, force):
+        _say(f'rendering {n_train + n_test} images, then training on {device}; about two minutes on two CPU cores')
+        card = runs.quickstart(out, n_train, n_test, epochs, seed, _command(), resume, force, device)
     if as_json: return _print(card)
     print(_summary(card, out))
     print(_first_read(out, card))
@@ -258,19 +343,19 @@ def _first_read(out, card):
     found = load_bundle(out/'quickstart.safetensors').predict([sample.image])[0]
     return f"one more image says  {sample.text}, the reader says {found['text']} ({found['confidence']:.2f} sure)"
 
-# %% ../nbs/15_cli.ipynb #8012ab62
+# %% ../nbs/15_cli.ipynb #88bfa18a
 @data_app.command('list')
 def data_list(as_json: bool = typer.Option(False, '--json', help='One JSON object a line.')):
     "Data sets, and which of them are here."
     from captcha_lab.data import data_root, registry
     for id, e in registry().items():
-        row = {'id': id, 'title': e['title'], 'count': e['count'], 'licence': e['licence'], 'here': data_root(id) is not None if e['sources'] else True}
-        if as_json: _print(row)
-        else: print(f"{id:12}{e['count'] or 'any':>7}  {'here   ' if row['here'] else 'missing'}  {e['title']}")
+        here = not e['sources'] or data_root(id) is not None
+        if as_json: _print({'id': id} | {k: e[k] for k in ('title', 'count', 'licence')} | {'here': here})
+        else: print(f"{id:12}{e['count'] or 'any':>7}  {'here   ' if here else 'missing'}  {e['title']}")
 
 @data_app.command('fetch')
 def data_fetch(id: str = typer.Argument(..., help='A data set of `data list`.')):
-    "Get a data set: from the mirror folder (CAPTCHA_LAB_MIRROR), else from its public home."
+    "Get a data set. From the mirror folder (CAPTCHA_LAB_MIRROR), else from its public home."
     from captcha_lab.data import fetch
     print(fetch(id))
 
@@ -283,7 +368,7 @@ def data_verify(
     from captcha_lab.data import fetch, verify
     bad = verify(Path(data) if Path(data).is_dir() else fetch(data))
     for row in bad: _print(row) if as_json else print(f"{row['file']}\t{row['error']}")
-    _say(f'{len(bad)} files can not be read')
+    _say(f"{len(bad)} files can't be read")
     return 2 if bad else 0
 
 @data_app.command('audit')
@@ -291,7 +376,7 @@ def data_audit(
     data: str = typer.Argument(..., help='A data set or a folder.'),
     as_json: bool = typer.Option(False, '--json', help='One JSON object a line: group, n, identical, labels, files.'),
 ):
-    "List images that are there more than once, and those filed under several labels."
+    "List images that are there more than once. Those filed under several labels are named."
     from captcha_lab.data import audit, duplicate_groups, fetch, registry
     own = Path(data).is_dir()
     groups = duplicate_groups(audit(Path(data) if own else fetch(data), 'text' if own else registry(data)['label']))
@@ -304,19 +389,97 @@ def data_audit(
 def data_split(
     id: str = typer.Argument(..., help='A data set of `data list`.'),
     out: Path = typer.Option(..., help='The CSV file to write.'),
-    force: bool = typer.Option(False, help='Write over an existing file.'),
+    force: bool = typer.Option(False, '--force', help='Write over an existing file.'),
 ):
-    "Make the fixed split of a data set again; it comes out the same."
+    "Make the fixed split of a data set again. It comes out the same."
     from captcha_lab.data import write_splits
     print(write_splits(id, force, out=out))
 
-# %% ../nbs/15_cli.ipynb #3b304b14
+# %% ../nbs/15_cli.ipynb #50fe55db
 @app.command()
 def export(
     bundle: Path = typer.Argument(..., help='A .safetensors model.'),
     out: Path = typer.Option(None, help='The ONNX file; beside the model if not given.'),
-    force: bool = typer.Option(False, help='Write over an existing file.'),
+    force: bool = typer.Option(False, '--force', help='Write over an existing file.'),
 ):
-    "Write the ONNX twin of a model and check that it reads the same."
+    "Write the ONNX twin of a model. It is kept only if it reads the same."
     from captcha_lab.bundle import export_onnx
     print(export_onnx(bundle, out, force))
+
+# %% ../nbs/15_cli.ipynb #d3a174d9
+@app.command()
+def bench(
+    task: str = typer.Argument(..., help='ctc'),
+    peer_python: Path = typer.Option(None, help='Python of an environment that holds ddddocr.'),
+    data: str = typer.Option(None, help='captcha_v2 or rendered; the first if it is here.'),
+    bundle: str = typer.Option(None, help='Model file or name; ctc, or ctc_rendered for rendered images.'),
+    n: int = typer.Option(None, min=10, help='Images; all, or 500 rendered ones, if not given.'),
+    runs: int = typer.Option(5, min=1, help='How often each time is taken.'),
+    device: str = typer.Option('', help='For the training step.'),
+    out: Path = typer.Option(None, help='Folder for the run card bench_ctc.json.'),
+    force: bool = typer.Option(False, '--force', help='Write over an older card.'),
+    as_json: bool = typer.Option(False, '--json', help='One JSON object a line.'),
+):
+    "Measure speed and exactness. Beside ddddocr, on the same images in turn, if it is there."
+    from captcha_lab import bench as lab
+    from captcha_lab.bundle import find_bundle, load_bundle
+    _only_ctc(task)
+    data = data or _bench_data()
+    path = find_bundle(bundle or ('ctc_rendered' if data == 'rendered' else 'ctc'))
+    if out and (out/'bench_ctc.json').exists() and not force:
+        raise InputError('already exists', out/'bench_ctc.json', 'Pass --force to write over it')
+    peer, rows, began = _peer(peer_python), [], time.perf_counter()
+    device = pick_device(settings(device=device or None).device)
+    with lab.bench_files(data, load_bundle(path).vocab.alphabet, n) as (files, texts, about):
+        for row in lab.bench_ctc(path, files, texts, about, peer, runs, device):
+            rows.append(row)
+            _print(row) if as_json else print(_bench_line(row), flush=True)
+    if out: _bench_card(out, force, rows, about, path, peer, began, device)
+
+def _bench_data():
+    "The real data if they are here, else rendered ones"
+    from captcha_lab.data import data_root
+    return 'captcha_v2' if settings().mirror or data_root('captcha_v2') else 'rendered'
+
+def _peer(python):
+    "The other program, if it is there and works"
+    from captcha_lab.bench import GET_PEER, Peer
+    if python is None: return _say(f'captcha-lab: no peer to compare with. {GET_PEER}')
+    try:
+        with Peer(python) as peer: return peer
+    except InputError as e: _say(f'captcha-lab: {e}')
+
+def _bench_line(row):
+    "A row for people"
+    shown = lambda m: f"{m['median']:.4g} ({m['min']:.4g}-{m['max']:.4g})" if m else 'not measured'
+    beside = f"; peer {shown(row['peer'])}; {row['ratio']} times as good" if row['peer'] and row['ratio'] else ''
+    return f"{row['what']}: {shown(row['ours'])} {row['unit']}{beside}"
+
+def _bench_card(out, force, rows, about, path, peer, began, device):
+    "The run card; the peer's place on this disk is nobody's business"
+    from captcha_lab.core import run_card, save_card, sha256
+    typed = [a for a in _typed.get() if a not in ('--json', '--force')]
+    for option in ('--peer-python', '--bundle', '--out'):
+        if option in typed: typed[typed.index(option) + 1] = Path(typed[typed.index(option) + 1]).name
+    measures = {r['what']: {k: v for k, v in r.items() if k != 'what'} for r in rows}
+    card = run_card('bench_ctc', 'captcha-lab ' + shlex.join(typed), about, measures, device=device, peer=peer and peer.about,
+                    seconds=time.perf_counter() - began, bundle=path.name, bundle_sha256=sha256(path))
+    _say(f"the run card is {save_card(card, out, force)}")
+
+# %% ../nbs/15_cli.ipynb #c319aae0
+@app.command()
+def doctor(as_json: bool = typer.Option(False, '--json', help='One JSON object a line: check, state, found, fix.')):
+    "Find what is wrong with the installation. Each finding says how to mend it."
+    from captcha_lab.doctor import diagnose
+    bad = 0
+    for row in diagnose():
+        bad += row['state'] == 'bad'
+        if as_json: _print(row)
+        else: print(_finding(row), flush=True)
+    _say(f"{bad or 'no'} problem{'s' if bad != 1 else ''} found")
+    return 2 if bad else 0
+
+def _finding(row):
+    "A row for people"
+    fix = f"\n{'':18}-> {row['fix']}" if row['fix'] else ''
+    return f"{row['state']:5}{row['check']:13}{row['found']}{fix}"

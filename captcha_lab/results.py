@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['STUDIES', 'run_study']
 
-# %% ../nbs/14b_results.ipynb #d338858a
+# %% ../nbs/14b_results.ipynb #04765aeb
 import json
 import time
 from pathlib import Path
@@ -18,7 +18,7 @@ from .render import font_sets
 from .runs import judge, rendered_samples, stored_samples
 from .study import cross_validate, learning_curve, pool_reads, run_jobs, train_and_read
 
-# %% ../nbs/14b_results.ipynb #3ddc8660
+# %% ../nbs/14b_results.ipynb #cb6435ab
 _SEEDS = (0, 1, 2)
 
 def _captcha_v2():
@@ -61,14 +61,15 @@ def _captcha_v2_split(folder, workers):
 def _captcha_v2_curve(folder, workers):
     "How many real images are needed, with and without a start from rendered look-alikes"
     samples, rows, alphabet, about = _captcha_v2()
-    folds, starts = rows['fold'].tolist(), {'scratch': None, 'lookalike': _lookalike()}
-    points = learning_curve(samples, folds, alphabet, folder, starts=starts, seeds=(0,), workers=workers, epochs=30)
+    options = dict(samples=samples, folds=rows['fold'].tolist(), alphabet=alphabet, folder=folder, seeds=(0,), workers=workers)
+    points = learning_curve(starts={'scratch': None}, epochs=30, **options)
+    points += learning_curve(starts={'lookalike': _lookalike()}, epochs=10, **options)
     none = judge(load_bundle(find_bundle('ctc_lookalike')), samples)[0]
     measures = {'lookalike_0': none['exact_match']}
     measures |= {f"{p['start']}_{p['size']}": p['exact_match'] for p in points}
-    return measures, about, '5 folds; each run learns from so many images of the other four', (0,)
+    return measures, about, '5 folds; each run learns from so many images of the other four, 30 epochs from scratch or 10 from the look-alikes', (0,)
 
-# %% ../nbs/14b_results.ipynb #5573bf68
+# %% ../nbs/14b_results.ipynb #87653b21
 def _rendered_lengths(folder, workers):
     "The shipped reader of rendered text, length by length, on fresh images of level 2"
     bundle, measures = load_bundle(find_bundle('ctc_rendered')), {}
@@ -102,7 +103,7 @@ def _rendered_fonts(folder, workers):
     tests = {k: draw(500, f, 51)[0] for k, f in families.items()}
     everything = [s for t in tests.values() for s in t]
     alphabet = draw(1, families['sans'], 50)[1]
-    options = dict(test=everything, alphabet=alphabet, epochs=10, seed=0)
+    options = dict(test=everything, alphabet=alphabet, epochs=6, seed=0)
     jobs = {k: dict(train=draw(4000, f, 50)[0], **options) for k, f in families.items()}
     measures = {}
     for trained, r in run_jobs(train_and_read, jobs, folder, workers).items():
@@ -111,7 +112,7 @@ def _rendered_fonts(folder, workers):
     about = {'id': 'rendered', 'level': 1, 'n': 4000, 'length': '4-6', 'seed': '50, 51'}
     return measures, about, '4,000 images of one family to learn from, 500 of each to read', (0,)
 
-# %% ../nbs/14b_results.ipynb #77bca4c1
+# %% ../nbs/14b_results.ipynb #b9f8a93f
 STUDIES = {'ctc_captcha_v2_cv': _captcha_v2_cv, 'ctc_captcha_v2_cv_pretrained': _captcha_v2_cv_pretrained,
            'ctc_captcha_v2_split': _captcha_v2_split, 'ctc_captcha_v2_curve': _captcha_v2_curve,
            'ctc_rendered_lengths': _rendered_lengths, 'ctc_rendered_levels': _rendered_levels,

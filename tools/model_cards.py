@@ -1,0 +1,38 @@
+"data/models/README.md from the cards inside the shipped models. `--check` only compares: python -m tools.model_cards [--check]"
+import sys
+from pathlib import Path
+
+from captcha_lab.bundle import model_zoo, read_meta
+from captcha_lab.core import cards_table, load_cards, show_measure
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT/'data'/'models'/'README.md'
+JUDGED_BY = {'ctc_captcha_v2': 'ctc_captcha_v2_cv_pretrained'} # trained on every image: what cross-validation says of its recipe
+HEAD = """# Shipped models
+
+Made by `python -m tools.model_cards` from the cards inside the models. Each is a `.safetensors` file (no pickle) with an ONNX twin that reads the same.
+
+For learning, on images that are yours to use. They know the fonts and distortions they were trained on and little else; they are not meant for third-party sites.
+"""
+
+def section(name, entry, results):
+    "Title and table of one model"
+    meta = read_meta(next(f for f in entry['files'] if f.suffix == '.safetensors'))
+    card, judged = meta['card'], JUDGED_BY.get(name)
+    measures = results.get(judged, card)['measures']
+    rows = {'reads': f"lines of `{meta['vocab']}`, {meta['input']['height']} pixels high, any width",
+            'learned from': f"{card['data']['id']} ({card['split']})", 'made by': f"`{card['command']}`",
+            'on': f"{card['date']}, {card['hardware']['cores']} CPU cores, {card['training_seconds']/60:.0f} minutes of training",
+            'size': ', '.join(f'{f.name} {f.stat().st_size/1e6:.2f} MB' for f in entry['files'])}
+    if 'exact_match' in measures:
+        rows['exact match'] = show_measure(measures['exact_match']) + (f' (run card `{judged}`: trained and judged in folds)' if judged in results else ' on fresh images')
+    return f'## {name}\n\n' + cards_table([{'': k, 'what': v} for k, v in rows.items()]) + '\n'
+
+def page():
+    results = load_cards(ROOT/'data'/'results')
+    return '\n'.join([HEAD] + [section(n, e, results) for n, e in model_zoo(ROOT/'data'/'models').items()])
+
+if __name__ == '__main__':
+    text = page()
+    if '--check' in sys.argv: sys.exit('data/models/README.md is out of date: python -m tools.model_cards' if not PAGE.exists() or PAGE.read_text(encoding='utf-8') != text else 0)
+    PAGE.write_text(text, encoding='utf-8')
