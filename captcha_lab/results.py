@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['STUDIES', 'run_study']
 
-# %% ../nbs/14b_results.ipynb #04765aeb
+# %% ../nbs/14b_results.ipynb #049900c2
 import json
 import time
 from pathlib import Path
@@ -18,7 +18,7 @@ from .render import font_sets
 from .runs import judge, rendered_samples, stored_samples
 from .study import cross_validate, learning_curve, pool_reads, run_jobs, train_and_read
 
-# %% ../nbs/14b_results.ipynb #cb6435ab
+# %% ../nbs/14b_results.ipynb #c863471a
 _SEEDS = (0, 1, 2)
 
 def _captcha_v2():
@@ -67,9 +67,10 @@ def _captcha_v2_curve(folder, workers):
     none = judge(load_bundle(find_bundle('ctc_lookalike')), samples)[0]
     measures = {'lookalike_0': none['exact_match']}
     measures |= {f"{p['start']}_{p['size']}": p['exact_match'] for p in points}
-    return measures, about, '5 folds; each run learns from so many images of the other four, 30 epochs from scratch or 10 from the look-alikes', (0,)
+    split = '5 folds; each run learns from so many images of the other four, 30 epochs from scratch or 10 from look-alikes'
+    return measures, about, split, (0,)
 
-# %% ../nbs/14b_results.ipynb #87653b21
+# %% ../nbs/14b_results.ipynb #791f45aa
 def _rendered_lengths(folder, workers):
     "The shipped reader of rendered text, length by length, on fresh images of level 2"
     bundle, measures = load_bundle(find_bundle('ctc_rendered')), {}
@@ -112,7 +113,7 @@ def _rendered_fonts(folder, workers):
     about = {'id': 'rendered', 'level': 1, 'n': 4000, 'length': '4-6', 'seed': '50, 51'}
     return measures, about, '4,000 images of one family to learn from, 500 of each to read', (0,)
 
-# %% ../nbs/14b_results.ipynb #b9f8a93f
+# %% ../nbs/14b_results.ipynb #1457d409
 STUDIES = {'ctc_captcha_v2_cv': _captcha_v2_cv, 'ctc_captcha_v2_cv_pretrained': _captcha_v2_cv_pretrained,
            'ctc_captcha_v2_split': _captcha_v2_split, 'ctc_captcha_v2_curve': _captcha_v2_curve,
            'ctc_rendered_lengths': _rendered_lengths, 'ctc_rendered_levels': _rendered_levels,

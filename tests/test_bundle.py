@@ -32,7 +32,9 @@ def network(seed=0):
     torch.manual_seed(seed)
     net = CRNN(**ARGS)
     for x in (torch.randn(4, 1, 32, 64) for _ in range(3)): net(x) # batch statistics that are not the initial ones
-    with torch.no_grad(): net.head.weight *= 20 # sure enough of itself that texts come out
+    with torch.no_grad():
+        net.head.weight *= 20 # sure enough of itself that texts come out
+        net.head.bias.zero_() # a new network is all but sure of blanks
     return net.eval()
 
 

@@ -204,13 +204,14 @@ def test_two_files_with_one_label(model, tmp_path):
     assert code == 0 and rows(out)[0]['n'] == 4
     (tmp_path/'sub').mkdir()
     noise().save(tmp_path/'sub'/'AB.png')
-    refused('eval', 'ctc', '--data', tmp_path, '--bundle', model, says=['same name', 'AB.png'])
+    assert rows(run('eval', 'ctc', '--data', tmp_path, '--bundle', model, '--json')[1])[0]['n'] == 5
+    refused('train', 'ctc', '--data', tmp_path, '--out', tmp_path/'out', says=['same name', 'AB.png'])
 
 
 def test_too_few_images(model, tmp_path):
     noise().save(tmp_path/'AB.png')
     refused('train', 'ctc', '--data', tmp_path, '--out', tmp_path/'out', says='holds no images')
-    refused('eval', 'ctc', '--data', tmp_path, '--bundle', model, says='holds no images')
+    refused('eval', 'ctc', '--data', tmp_path, '--part', 'test', '--bundle', model, says='holds no images')
     assert not (tmp_path/'out').exists()
 
 
@@ -218,7 +219,9 @@ def test_bad_file_in_a_data_folder(model, tmp_path):
     noise().save(tmp_path/'AB.png')
     (tmp_path/'BA.png').write_text('junk')
     before = tree(tmp_path)
-    refused('eval', 'ctc', '--data', tmp_path, '--bundle', model, says=['not an image', 'BA.png', 'data verify'])
+    refused('train', 'ctc', '--data', tmp_path, '--out', tmp_path/'out', says=['not an image', 'BA.png', 'data verify'])
+    code, out, _ = run('eval', 'ctc', '--data', tmp_path, '--bundle', model, '--json')
+    assert code == 0 and (rows(out)[0]['n'], rows(out)[0]['unreadable']) == (2, 1) # a failure, not an absence
     code, out, _ = run('data', 'verify', tmp_path, '--json')
     assert code == 2 and rows(out) == [{'file': 'BA.png', 'error': 'not an image'}]
     assert tree(tmp_path) == before
