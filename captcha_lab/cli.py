@@ -6,7 +6,7 @@
 __all__ = ['app', 'data_app', 'main', 'read', 'render', 'train', 'eval', 'study', 'quickstart', 'data_list', 'data_fetch',
            'data_verify', 'data_audit', 'data_split', 'export', 'bench', 'doctor']
 
-# %% ../nbs/15_cli.ipynb #f86c3bee
+# %% ../nbs/15_cli.ipynb #4676cc4d
 import json
 import os
 import shlex
@@ -20,7 +20,7 @@ import typer
 
 from .core import InputError, LabError, pick_device, settings, show_measure
 
-# %% ../nbs/15_cli.ipynb #a0480a84
+# %% ../nbs/15_cli.ipynb #d2ec5885
 _LOOK = dict(no_args_is_help=True, rich_markup_mode=None)
 app = typer.Typer(name='captcha-lab', add_completion=False, pretty_exceptions_enable=False, **_LOOK,
                   help='How machines read CAPTCHAs, and how to design ones that hold. Everything is offline.',
@@ -40,7 +40,7 @@ def _options(
     version: bool = typer.Option(False, '--version', callback=_version, is_eager=True, help='Show the version.'),
 ): pass
 
-# %% ../nbs/15_cli.ipynb #23c1e42a
+# %% ../nbs/15_cli.ipynb #c34f3638
 def _explain(e):
     "Exit code and one line for an exception"
     name, text = type(e).__name__, ' '.join(str(e).split())
@@ -71,7 +71,7 @@ def _usage(e):
     what = ' '.join(e.format_message().split())
     return f"{what}{'' if what[-1:] in '.?!' else '.'} Try {command} --help"
 
-# %% ../nbs/15_cli.ipynb #ce243dbc
+# %% ../nbs/15_cli.ipynb #a60bcaf2
 _typed = ContextVar('what was typed', default=())
 
 def main(
@@ -112,7 +112,7 @@ def _print(obj): print(json.dumps(obj), flush=True)
 def _say(text): print(text, file=sys.stderr, flush=True)
 def _command(): return 'captcha-lab ' + shlex.join(map(str, _typed.get()))
 
-# %% ../nbs/15_cli.ipynb #5fc58eb3
+# %% ../nbs/15_cli.ipynb #15376f24
 @app.command()
 def read(
     images: list[Path] = typer.Argument(..., help='Image files or folders.'),
@@ -160,7 +160,7 @@ def _prepared(model, file):
     try: return row | {'image': model.prepare(open_image(file))}
     except LabError as e: return row | {'error': str(e) if e.file else f'{file}: {e}'}
 
-# %% ../nbs/15_cli.ipynb #0b8d21a9
+# %% ../nbs/15_cli.ipynb #c2919d47
 def _span(text, option):
     "`5` or `4-6` as one number or two"
     if text is None: return None
@@ -194,7 +194,7 @@ def render(
     renderer = Renderer(level, alphabet, _length(length), fonts=fonts, seed=seed, style=style)
     _say(f'{n} images in {save_rendered(renderer, n, out, force)}')
 
-# %% ../nbs/15_cli.ipynb #11946429
+# %% ../nbs/15_cli.ipynb #63e90283
 def _only_ctc(task):
     if task != 'ctc': raise InputError(f'no such task {task!r}', fix='Tasks: ctc')
 
@@ -220,7 +220,7 @@ def _summary(card, folder=None):
     lines = [f"{k.replace('_', ' '):18}{show_measure(m[k])}" for k in shown]
     return '\n'.join(lines + ([f'everything is in    {folder}'] if folder else []))
 
-# %% ../nbs/15_cli.ipynb #5fa4c48a
+# %% ../nbs/15_cli.ipynb #12cc2c4c
 @app.command()
 def train(
     task: str = typer.Argument(..., help='ctc'),
@@ -268,7 +268,7 @@ def _training_parts(data, everything, n, seed, level, length, style, alphabet):
     drawn = rendered_samples(n + 2*n_valid, level=_levels(level), length=length, style=style, seed=seed, alphabet=alphabet)
     return [drawn[0][:n], drawn[0][n:n + n_valid], drawn[0][n + n_valid:]], *drawn[1:]
 
-# %% ../nbs/15_cli.ipynb #bd843af7
+# %% ../nbs/15_cli.ipynb #a04ccb84
 @app.command()
 def eval(
     task: str = typer.Argument(..., help='ctc'),
@@ -293,7 +293,7 @@ def eval(
     if as_json: _print({'task': task, 'n': len(samples), 'data': about, **measures})
     else: print(_summary({'measures': measures}))
 
-# %% ../nbs/15_cli.ipynb #d2d0fbc8
+# %% ../nbs/15_cli.ipynb #8945030b
 @app.command()
 def study(
     name: str = typer.Argument(..., help='Which published result; `list` names them.'),
@@ -312,7 +312,7 @@ def study(
     for k, m in card['measures'].items():
         if isinstance(m, dict): print(f'{k:24}{show_measure(m)}')
 
-# %% ../nbs/15_cli.ipynb #3cf2c281
+# %% ../nbs/15_cli.ipynb #e6f3f1cf
 @app.command()
 def quickstart(
     out: Path = typer.Option(Path('quickstart'), help='A new folder.'),
@@ -325,11 +325,11 @@ def quickstart(
     force: bool = typer.Option(False, '--force', help='Replace the run in --out.'),
     as_json: bool = typer.Option(False, '--json', help='Print the run card.'),
 ):
-    "Render, train, and see a new model read. About two minutes on two CPU cores."
+    "Render, train, and see a new model read. A minute or two on two CPU cores."
     from captcha_lab import runs
     device, seed = pick_device(settings(device=device or None).device), settings(seed=seed).seed
     with runs.run_folder(out, resume, force):
-        _say(f'rendering {n_train + n_test} images, then training on {device}; about two minutes on two CPU cores')
+        _say(f'rendering {n_train + n_test} images, then training on {device}; a minute or two on two CPU cores')
         card = runs.quickstart(out, n_train, n_test, epochs, seed, _command(), resume, force, device)
     if as_json: return _print(card)
     print(_summary(card, out))
@@ -343,7 +343,7 @@ def _first_read(out, card):
     found = load_bundle(out/'quickstart.safetensors').predict([sample.image])[0]
     return f"one more image says  {sample.text}, the reader says {found['text']} ({found['confidence']:.2f} sure)"
 
-# %% ../nbs/15_cli.ipynb #88bfa18a
+# %% ../nbs/15_cli.ipynb #bd9b22c9
 @data_app.command('list')
 def data_list(as_json: bool = typer.Option(False, '--json', help='One JSON object a line.')):
     "Data sets, and which of them are here."
@@ -395,7 +395,7 @@ def data_split(
     from captcha_lab.data import write_splits
     print(write_splits(id, force, out=out))
 
-# %% ../nbs/15_cli.ipynb #50fe55db
+# %% ../nbs/15_cli.ipynb #53ff0b6f
 @app.command()
 def export(
     bundle: Path = typer.Argument(..., help='A .safetensors model.'),
@@ -406,7 +406,7 @@ def export(
     from captcha_lab.bundle import export_onnx
     print(export_onnx(bundle, out, force))
 
-# %% ../nbs/15_cli.ipynb #d3a174d9
+# %% ../nbs/15_cli.ipynb #eec79a93
 @app.command()
 def bench(
     task: str = typer.Argument(..., help='ctc'),
@@ -466,7 +466,7 @@ def _bench_card(out, force, rows, about, path, peer, began, device):
                     seconds=time.perf_counter() - began, bundle=path.name, bundle_sha256=sha256(path))
     _say(f"the run card is {save_card(card, out, force)}")
 
-# %% ../nbs/15_cli.ipynb #c319aae0
+# %% ../nbs/15_cli.ipynb #7caaf4ed
 @app.command()
 def doctor(as_json: bool = typer.Option(False, '--json', help='One JSON object a line: check, state, found, fix.')):
     "Find what is wrong with the installation. Each finding says how to mend it."

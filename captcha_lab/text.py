@@ -6,7 +6,7 @@
 __all__ = ['GreyImage', 'FitHeight', 'TensorText', 'EncodeText', 'CTCBlock', 'show_results', 'TextAugment', 'text_block',
            'text_dls']
 
-# %% ../nbs/07a_text.ipynb #0e3939e3
+# %% ../nbs/07a_text.ipynb #cf318b2f
 from operator import itemgetter
 
 import numpy as np
@@ -27,7 +27,7 @@ from .data import fit_height, open_image
 from .decode import Vocab
 from .train import MemoryDL
 
-# %% ../nbs/07a_text.ipynb #cd949cac
+# %% ../nbs/07a_text.ipynb #fe267e55
 class GreyImage(PILImageBW):
     "A grey picture, opened by `open_image`"
     @classmethod
@@ -37,7 +37,7 @@ class GreyImage(PILImageBW):
         "Open `fn`; raises `InputError` where it isn't a picture"
         return cls(Image.fromarray(fn if isinstance(fn, np.ndarray) else open_image(fn)))
 
-# %% ../nbs/07a_text.ipynb #5b885e4d
+# %% ../nbs/07a_text.ipynb #b0717f16
 class FitHeight(Transform):
     "Scale a picture to `height` pixels, keeping its shape"
     def __init__(self,
@@ -45,11 +45,11 @@ class FitHeight(Transform):
     ): self.height = height
     def encodes(self, o: PILImageBW): return type(o)(Image.fromarray(fit_height(np.asarray(o), self.height)))
 
-# %% ../nbs/07a_text.ipynb #d4227f6c
+# %% ../nbs/07a_text.ipynb #e9148fac
 class TensorText(TensorBase):
     "Symbol indices of one text [L] or of a batch [N, L], zeros after the end"
 
-# %% ../nbs/07a_text.ipynb #71ab2adc
+# %% ../nbs/07a_text.ipynb #5c82c87b
 class EncodeText(DisplayedTransform):
     "Text to indices and back"
     def __init__(self,
@@ -58,14 +58,14 @@ class EncodeText(DisplayedTransform):
     def encodes(self, o: str): return TensorText(self.vocab.encode(o))
     def decodes(self, o: TensorText): return TitledStr(self.vocab.decode(o, collapse=False))
 
-# %% ../nbs/07a_text.ipynb #9450c9c6
+# %% ../nbs/07a_text.ipynb #79f6dde6
 def CTCBlock(
     vocab: Vocab # the alphabet
 ) -> TransformBlock: # for the target of a `DataBlock`
     "A fastai block for texts of any length; its `DataLoader` keeps decoded items in memory"
     return TransformBlock(type_tfms=[EncodeText(vocab)], dl_type=MemoryDL)
 
-# %% ../nbs/07a_text.ipynb #8f5ef8b4
+# %% ../nbs/07a_text.ipynb #8ce70c3d
 @dispatch
 def show_results(
     x: TensorImage, # a batch of pictures; chosen by its type only
@@ -88,7 +88,7 @@ def show_results(
         ax.set_title(title, color='tab:green' if read == true else 'tab:red')
     return axs
 
-# %% ../nbs/07a_text.ipynb #a571225c
+# %% ../nbs/07a_text.ipynb #57e0f33c
 class TextAugment(DisplayedTransform):
     "Small random affine and elastic warps, contrast, brightness and noise, on batches of pictures in 0..1"
     split_idx, order = 0, 50
@@ -99,16 +99,16 @@ class TextAugment(DisplayedTransform):
     def encodes(self, x: TensorImageBW):
         if not self.strength: return x
         u, widths = self._uniform(x), getattr(x, 'widths', None)
-        grid = self._grid(x, u, None if widths is None else widths.to(x.device)).clamp(-1, 1)
-        x = F.grid_sample(x, grid, padding_mode=self._border(x), align_corners=True)
+        x = self._sample(x, self._grid(x, u, None if widths is None else widths.to(x.device)))
         x = (x - .5)*(1 + u(.6)[:, None, None, None]) + .5 + u(.2)[:, None, None, None]
         noisy = torch.rand(len(x), device=x.device) < .3
         x[noisy] += torch.randn_like(x[noisy])*.045*self.strength
         return x
 
-    def _border(self, x):
-        "Pixels beyond the edge are as the edge; with a clamped grid zeros come to the same, and Apple's GPUs know them"
-        return 'zeros' if x.device.type == 'mps' else 'border'
+    def _sample(self, x, grid):
+        "Pixels beyond the edge are as the edge; Apple's GPUs only know zeros there, with a clamped grid the same"
+        mode, grid = ('zeros', grid.clamp(-1, 1)) if x.device.type == 'mps' else ('border', grid)
+        return F.grid_sample(x, grid, padding_mode=mode, align_corners=True)
 
     def _uniform(self, x):
         "One random number a picture, between -spread/2 and spread/2"
@@ -137,7 +137,7 @@ class TextAugment(DisplayedTransform):
         inside = (warped[..., 0].clamp(-1, 1) + 1)*share - 1
         return torch.stack([inside, warped[..., 1]], -1)
 
-# %% ../nbs/07a_text.ipynb #4fb758b0
+# %% ../nbs/07a_text.ipynb #64d41cfc
 def text_block(
     vocab: Vocab, # the alphabet
     height: int = 50, # of the network's input, in pixels
@@ -149,7 +149,7 @@ def text_block(
     tfms = [TextAugment(augment), Normalize.from_stats([norm[0]], [norm[1]], cuda=False)]
     return DataBlock((ImageBlock(GreyImage), CTCBlock(vocab)), item_tfms=FitHeight(height), batch_tfms=tfms, **kwargs)
 
-# %% ../nbs/07a_text.ipynb #93e09b32
+# %% ../nbs/07a_text.ipynb #3e21a5ea
 def text_dls(
     train: list, # samples: (file name or uint8 array [H, W], text)
     valid: list, # samples to judge by
