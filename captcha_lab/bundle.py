@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['save_bundle', 'read_meta', 'fit_image', 'Bundle', 'load_bundle', 'export_onnx', 'model_zoo', 'find_bundle']
 
-# %% ../nbs/14_bundle.ipynb #49f3d360
+# %% ../nbs/14_bundle.ipynb #45e21ce4
 import hashlib
 import importlib
 import importlib.util
@@ -15,13 +15,13 @@ import re
 import warnings
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from .core import InputError, ModelError, share_path, whole_file
+from .data import fit_height
 from .decode import Vocab, beam_batch, greedy_batch
 
-# %% ../nbs/14_bundle.ipynb #5d215cf3
+# %% ../nbs/14_bundle.ipynb #bb81984e
 _FORMAT, _KEY = 1, 'captcha_lab'
 _AGAIN = 'Get the file again, or train the model anew'
 
@@ -116,7 +116,7 @@ def save_bundle(
     with whole_file(path, force) as tmp: tmp.write_bytes(save(arrays, {_KEY: _dump(meta)}))
     return path
 
-# %% ../nbs/14_bundle.ipynb #071085a7
+# %% ../nbs/14_bundle.ipynb #3c2540a9
 def _raw(path):
     "The bytes of a file that may be a model"
     if not os.path.isfile(path): raise ModelError('no such model file', path, 'Check the name')
@@ -202,7 +202,7 @@ def read_meta(
     "What a model file says about itself; raises `ModelError` on anything that isn't a sound one"
     return _open(Path(path))[0]
 
-# %% ../nbs/14_bundle.ipynb #0b310770
+# %% ../nbs/14_bundle.ipynb #bf55703f
 def _grey(rgb):
     "Grey as Pillow makes it, to the last bit"
     return ((rgb @ np.array([19595, 38470, 7471]) + 32768) >> 16).astype(np.uint8)
@@ -222,10 +222,9 @@ def fit_image(
     if not low <= width <= high:
         raise InputError(f'image of {w}x{h} pixels is too {"wide" if width > high else "narrow"} for this model',
                          fix=f'At height {height} its width must be {low} to {high}')
-    if (h, w) == (height, width): return image
-    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if h > height else cv2.INTER_LINEAR)
+    return fit_height(image, height, width)
 
-# %% ../nbs/14_bundle.ipynb #6cf38de0
+# %% ../nbs/14_bundle.ipynb #b92de2f0
 class Bundle:
     "A model ready to read, made by `load_bundle`"
     def __init__(self,
@@ -263,7 +262,7 @@ class Bundle:
                     found[i] = {'text': text, 'confidence': float(conf)}
         return found
 
-# %% ../nbs/14_bundle.ipynb #4703ac24
+# %% ../nbs/14_bundle.ipynb #d39f27f8
 def _tensors(raw, meta, path):
     "The weights as arrays, checked against their checksum"
     from safetensors.numpy import load
@@ -334,7 +333,7 @@ def load_bundle(
     if path.suffix == '.onnx': return Bundle(meta, _onnx_run(raw, meta, path, threads), path)
     return Bundle(meta, _torch_run(_network(raw, meta, path), device), path)
 
-# %% ../nbs/14_bundle.ipynb #bb5d98d8
+# %% ../nbs/14_bundle.ipynb #ff574038
 def _entry(number, content): return bytes([number << 3 | 2]) + _length(len(content)) + content
 
 def _length(n):
@@ -386,7 +385,7 @@ def export_onnx(
         _check_twin(Bundle(meta, _torch_run(net, 'cpu'), path), load_bundle(tmp))
     return to
 
-# %% ../nbs/14_bundle.ipynb #26e54c60
+# %% ../nbs/14_bundle.ipynb #b9fca794
 _SHIPPED = {'ctc': 'ctc_captcha_v2'} # task -> the model taken where none is named
 
 def model_zoo(
@@ -402,7 +401,7 @@ def model_zoo(
         row['bytes'] += p.stat().st_size
     return found
 
-# %% ../nbs/14_bundle.ipynb #44ffd354
+# %% ../nbs/14_bundle.ipynb #711bff8f
 def find_bundle(
     what: str | Path = 'ctc', # a task, the name of a shipped model, or a model file
     folder: str | Path | None = None, # where models are looked for; the shipped ones by default

@@ -7,7 +7,7 @@ __all__ = ['open_image', 'fit_height', 'list_images', 'verify', 'text_label', 'f
            'registry', 'data_root', 'unpack', 'download', 'fetch', 'near_pairs', 'audit', 'duplicate_groups',
            'make_splits', 'check_split', 'load_split', 'write_splits']
 
-# %% ../nbs/01_data.ipynb #52cd6839
+# %% ../nbs/01_data.ipynb #5833874d
 import contextlib
 import gzip
 import hashlib
@@ -27,7 +27,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .core import DataError, InputError, progress, settings, sha256, share_path, whole_dir, whole_file
 
-# %% ../nbs/01_data.ipynb #9ea6cb08
+# %% ../nbs/01_data.ipynb #afe49c0a
 _FORMATS = ('PNG', 'JPEG', 'GIF', 'BMP', 'WEBP', 'TIFF', 'PPM')
 _SUFFIXES = {'.png', '.jpg', '.jpeg', '.gif', '.bmp', '.webp', '.tif', '.tiff', '.ppm', '.pgm'}
 
@@ -88,18 +88,20 @@ def open_image(
         what = f"can't read ({e.strerror})" if getattr(e, 'errno', None) else 'damaged or cut off image'
         raise InputError(what, path, 'Copy it again from where it came') from None
 
-# %% ../nbs/01_data.ipynb #4ef10675
+# %% ../nbs/01_data.ipynb #ce238356
 def fit_height(
     img: np.ndarray, # uint8 [H, W]
-    height: int # wanted height, px
-) -> np.ndarray: # uint8 [`height`, W'], the shape of the picture kept
-    "Scale a picture to `height`; one that has it already is returned as it is"
-    if img.shape[0] == height: return img
+    height: int, # wanted height, px
+    width: int | None = None # wanted width, px; None keeps the shape of the picture
+) -> np.ndarray: # uint8 [`height`, `width`]
+    "Scale a picture to `height`; one that has the wanted size already is returned as it is"
+    h, w = img.shape
+    width = width or max(1, round(w*height/h))
+    if (h, w) == (height, width): return img
     import cv2
-    width = max(1, round(img.shape[1]*height/img.shape[0]))
-    return cv2.resize(img, (width, height), interpolation=cv2.INTER_AREA if img.shape[0] > height else cv2.INTER_LINEAR)
+    return cv2.resize(img, (width, height), interpolation=cv2.INTER_AREA if h > height else cv2.INTER_LINEAR)
 
-# %% ../nbs/01_data.ipynb #d1deb397
+# %% ../nbs/01_data.ipynb #c2c48cba
 def list_images(
     folder: str | Path # searched with all its subfolders
 ) -> list: # of `Path`, sorted by name within `folder`
@@ -110,7 +112,7 @@ def list_images(
     if not found: raise InputError('no images in this folder', folder, f'Known suffixes: {" ".join(sorted(_SUFFIXES))}')
     return sorted(found, key=lambda p: p.relative_to(folder).as_posix())
 
-# %% ../nbs/01_data.ipynb #40072d4c
+# %% ../nbs/01_data.ipynb #20df4bcd
 def verify(
     folder: str | Path, # searched with all its subfolders
     **limits: int # `min_side`, `max_side`, `max_pixels` of `open_image`
@@ -122,14 +124,14 @@ def verify(
         except InputError as e: bad.append({'file': p.relative_to(folder).as_posix(), 'error': e.what})
     return bad
 
-# %% ../nbs/01_data.ipynb #fd73461d
+# %% ../nbs/01_data.ipynb #7c078c3b
 def text_label(
     path: str | Path # `226md.png`, or `226md_2.png` for a second image with the same text
 ) -> str: # `226md`
     "The text that a CAPTCHA file is named after"
     return re.sub(r'_\d+$', '', Path(path).stem)
 
-# %% ../nbs/01_data.ipynb #8ba80779
+# %% ../nbs/01_data.ipynb #8f215454
 def file_label(
     path: str | Path, # an image file; nothing is read
     rule: str = 'text' # text (`226md.png`), folder (`Bus/Bus (3).jpg`) or prefix (`cat.17.jpg`)
@@ -140,7 +142,7 @@ def file_label(
     if rule not in labels: raise InputError(f'unknown label rule {rule!r}', fix=f'Use {", ".join(labels)}')
     return labels[rule]
 
-# %% ../nbs/01_data.ipynb #9ea8ff50
+# %% ../nbs/01_data.ipynb #a615571e
 def manifest(
     folder: str | Path, # searched with all its subfolders
     rule: str = 'text' # of `file_label`
@@ -152,7 +154,7 @@ def manifest(
     rows = [(p.relative_to(folder).as_posix(), file_label(p, rule), sha256(p)) for p in files]
     return pd.DataFrame(rows, columns=['file', 'label', 'sha256'])
 
-# %% ../nbs/01_data.ipynb #9d1f5ee9
+# %% ../nbs/01_data.ipynb #1f1e3769
 def _check_text(path, alphabet):
     "Raise `InputError` where the name of `path` isn't a text of `alphabet`"
     text = text_label(path)
@@ -179,7 +181,7 @@ def text_manifest(
     rows[['width', 'height']] = np.array(sizes)
     return rows[rows.width > 0].reset_index(drop=True)
 
-# %% ../nbs/01_data.ipynb #50167978
+# %% ../nbs/01_data.ipynb #2bb26e89
 def registry(
     id: str | None = None # captcha_v2, tiles, pets or rendered; None = all
 ) -> dict: # one entry, or id -> entry
@@ -189,7 +191,7 @@ def registry(
     if id not in entries: raise InputError(f'unknown data set {id!r}', fix=f'Known: {", ".join(entries)}')
     return entries[id]
 
-# %% ../nbs/01_data.ipynb #08a23a02
+# %% ../nbs/01_data.ipynb #069b4005
 def data_root(
     id: str, # of `registry`
     data: str | Path | None = None # where data sets are unpacked; `settings().data` by default
@@ -199,7 +201,7 @@ def data_root(
     roots = [base/s['root'] for s in registry(id)['sources']]
     return next((r for r in roots if r.is_dir() and any(r.iterdir())), None)
 
-# %% ../nbs/01_data.ipynb #4b4d2872
+# %% ../nbs/01_data.ipynb #5ff7daa0
 _AGAIN = 'Delete it and fetch it again'
 _REFUSE = 'Do not use it'
 
@@ -265,7 +267,7 @@ def unpack(
     except (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, RuntimeError, ValueError):
         raise DataError('damaged archive', archive, _AGAIN) from None
 
-# %% ../nbs/01_data.ipynb #e2eba347
+# %% ../nbs/01_data.ipynb #0957fb48
 def _check_archive(path, source):
     "Raise `DataError` where size or checksum of `path` isn't that of `source`"
     size = path.stat().st_size
@@ -307,7 +309,7 @@ def download(
     os.replace(part, path)
     return path
 
-# %% ../nbs/01_data.ipynb #7947f6af
+# %% ../nbs/01_data.ipynb #e4092475
 def _find_archive(sources, folders):
     "(archive, its source) from the first of `folders` that has one; a known size decides between sources of one name"
     for folder in folders:
@@ -354,7 +356,7 @@ def fetch(
     _install(archive, source, s.data/id)
     return data_root(id, s.data)
 
-# %% ../nbs/01_data.ipynb #ba9e0d94
+# %% ../nbs/01_data.ipynb #9e7b113b
 def _thumb(path, side=32):
     "A small standardised copy, [side, side]; zeros where the image is flat or can't be opened"
     try: im = Image.fromarray(open_image(path))
@@ -378,7 +380,7 @@ def near_pairs(
     near = lambda a, b: (a*b).mean() > min_r and np.abs(a-b).max() < max_diff
     return [(i, j) for i, j in pairs if near(thumbs[i], thumbs[j])]
 
-# %% ../nbs/01_data.ipynb #b588a727
+# %% ../nbs/01_data.ipynb #9759cbca
 def audit(
     folder: str | Path, # searched with all its subfolders
     rule: str = 'text' # of `file_label`
@@ -396,7 +398,7 @@ def audit(
     rows['group'] = pd.factorize(joined[same])[0]
     return rows
 
-# %% ../nbs/01_data.ipynb #3e982e73
+# %% ../nbs/01_data.ipynb #714f9225
 def duplicate_groups(
     rows # DataFrame with file, label, sha256, group, from `audit`
 ): # DataFrame, a row a group of two or more: group, n, identical (all bytes the same?), labels, files
@@ -407,7 +409,7 @@ def duplicate_groups(
     found = [(g, *row(x)) for g, x in some.groupby('group')]
     return pd.DataFrame(found, columns=['group', 'n', 'identical', 'labels', 'files'])
 
-# %% ../nbs/01_data.ipynb #4cf3d119
+# %% ../nbs/01_data.ipynb #146907cc
 def _deal(sizes, shares, total):
     "The part for each of `sizes`: the one furthest behind its share; `total` (updated) breaks ties"
     have, out = [0]*len(shares), []
@@ -439,7 +441,7 @@ def make_splits(
         rows[col] = rows.group.map(where)
     return rows
 
-# %% ../nbs/01_data.ipynb #41441bb4
+# %% ../nbs/01_data.ipynb #19923e7d
 _RESPLIT = 'Make it again with `captcha-lab data split`'
 
 def _items(labels, text):
@@ -468,7 +470,7 @@ def check_split(
     n_groups = rows.group.nunique()
     return {'n': len(rows), 'groups': n_groups, 'split': count('split'), 'fold': count('fold'), 'missing': missing}
 
-# %% ../nbs/01_data.ipynb #e0f1be2d
+# %% ../nbs/01_data.ipynb #1bf86dfa
 def _find_files(rows, folder):
     "`rows` with the names that its images have in `folder`, where another source may use another suffix"
     stem = lambda f: f.rpartition('.')[0]
@@ -494,7 +496,7 @@ def load_split(
     check_split(rows, path)
     return rows if folder is None else _find_files(rows, Path(folder))
 
-# %% ../nbs/01_data.ipynb #e7578b2e
+# %% ../nbs/01_data.ipynb #e3d429d5
 def write_splits(
     id: str, # of `registry`
     force: bool = False, # write over an existing file?
