@@ -467,9 +467,13 @@ def render_many(
     with ProcessPoolExecutor(n_workers) as ex: parts = list(ex.map(_block, [r]*(len(cuts) - 1), cuts[:-1], cuts[1:]))
     return np.concatenate([p[0] for p in parts]), [t for p in parts for t in p[1]]
 
-# %% ../nbs/02_render.ipynb #1b3b65e0
+# %% ../nbs/02_render.ipynb #2ada0a04
 _COLUMNS = ['file', 'text', 'boxes', 'level', 'seed', 'index', 'font']
 _DEVICES = ['con', 'prn', 'aux', 'nul'] + [f'{d}{k}' for d in ('com', 'lpt') for k in range(1, 10)] # kept by Windows
+
+# noise is better packed without filters and repeats: smaller files, faster to write and to open
+_PNG = [cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_HUFFMAN_ONLY]
+if hasattr(cv2, 'IMWRITE_PNG_FILTER'): _PNG += [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE] # since OpenCV 4.12
 
 def _refuse_names(alphabet):
     "Symbols that a file name can't hold, or that we number repeats with"
@@ -486,7 +490,7 @@ def _row(r, i, folder, seen):
     "Write one PNG and return its row of the manifest"
     s = r[i]
     name, fonts = _file_name(s.text, seen), r.fonts_of(i)
-    (folder/name).write_bytes(cv2.imencode('.png', s.image)[1].tobytes())
+    (folder/name).write_bytes(cv2.imencode('.png', s.image, [] if r.style else _PNG)[1].tobytes())
     return [name, s.text, ' '.join(','.join(map(str, b)) for b in s.boxes.tolist()), r.style or r.level, r.seed, i,
             fonts[0] if len(set(fonts)) == 1 else ' '.join(fonts)]
 
