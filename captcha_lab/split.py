@@ -171,7 +171,9 @@ def flood(
     columns = np.minimum(np.arange(w)*n//w, n - 1)[None] # the crest itself belongs to the nearer part
     return np.where(ink > 0, np.where(parts > 0, parts - 1, columns), -1)
 
-# %% ../nbs/03_split.ipynb #47778891
+# %% ../nbs/03_split.ipynb #d441a01b
+_EDGE = 'cut by the border'
+
 class Split(NamedTuple):
     "What a `Splitter` found in an image"
     boxes: np.ndarray # int [n, 4], x0, y0, x1, y1 in px, from left to right; x1 and y1 just outside
@@ -180,10 +182,15 @@ class Split(NamedTuple):
     ink: Ink # the image in white on black, and its mask
     owner: np.ndarray # uint8 [H, W]: k + 1 where box k has its ink, 0 where there is none or it was dropped
 
-# %% ../nbs/03_split.ipynb #c99fbe6c
+    @property
+    def note(self) -> str | None:
+        "What a reader of the text should know: why there is none, or which letter may be incomplete"
+        if self.error or _EDGE not in self.reasons: return self.error
+        return f'letter {self.reasons.index(_EDGE) + 1} is cut by the border'
+
+# %% ../nbs/03_split.ipynb #73537533
 _CONTRAST = 30 # grey levels between ink and paper below which there is nothing to read
 _TOUCHING = ('valley', 'watershed', 'halves', 'none')
-_EDGE = 'cut by the border'
 _WEAK = .35 # share of strong ink that a hairline has
 
 class Splitter:
@@ -239,12 +246,14 @@ class Splitter:
         letters = join_pieces(pieces, height) if self.join and tall else tall
         if self.join and _close(letters, height):
             letters = join_weak(letters, contours, ink.darker(_WEAK).mask, height)
-        return _Found(ink, letters, contours, self.wide_px or self.wide*height)
+        if self.join: letters = [p for p in letters if not _is_blob(p, ink.mask)]
+        return _Found(ink, letters, contours, self.wide_px or self.wide*height, bool(tall))
 
     def _answer(self, found):
         "Cut what is too wide, and say how each box came about"
         owner = _owners(found)
         letters = self._cut(found, owner)
+        if not letters and found.any_ink: return self._nothing(found.ink, 'a blob of ink, no letters')
         if wrong := _wrong_number(len(letters), self.length): return self._nothing(found.ink, wrong)
         h, w = owner.shape
         why = [_EDGE if _at_edge(p, w, h) else p.why for p in letters]
@@ -280,14 +289,22 @@ class Splitter:
             if w: yield Piece((x, y, x + w, y + h), piece.parts, f'too wide: part {k + 1} of {n}, {self.touching}'), here
 
 class _Found(NamedTuple):
-    "Letters before anything is cut, and the width in px from which one is too wide"
+    "Letters before anything is cut, the width in px from which one is too wide, and was there anything as high as a letter?"
     ink: Ink
     letters: list
     contours: tuple
     limit: float
+    any_ink: bool
 
     @property
     def too_wide(self): return any(p.width > self.limit for p in self.letters)
+
+def _is_blob(piece, mask):
+    "Is it one filled shape? The lines of a letter are thin beside its height, even where a bold B is filled up"
+    x0, y0, x1, y1 = piece.box
+    ink, least = mask[y0:y1, x0:x1], min(piece.width, piece.height)
+    if least < .5*piece.height or cv2.countNonZero(ink) < .7*ink.size: return False
+    return cv2.distanceTransform(cv2.copyMakeBorder(ink, 1, 1, 1, 1, cv2.BORDER_CONSTANT), cv2.DIST_L2, 3).max() > .38*least
 
 def _close(letters, height):
     "Are there neighbours between which a hairline may be missing?"
