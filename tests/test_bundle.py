@@ -17,8 +17,12 @@ from captcha_lab import bundle as lib
 from captcha_lab.bundle import (Bundle, export_onnx, find_bundle, fit_image, load_bundle, model_zoo, read_meta,
                                 save_bundle)
 from captcha_lab.core import InputError, LabError, ModelError, share_path
+from captcha_lab.render import Renderer
+from captcha_lab.split import NAIVE, Splitter
+from captcha_lab.tasks import TASKS, task_of
 
 torch = pytest.importorskip('torch')
+from captcha_lab.cnn import LetterCNN  # noqa: E402
 from captcha_lab.crnn import CRNN  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -426,8 +430,190 @@ def test_shipped_models_are_sound():
         assert {m['name'] for m in metas} == {name} and len({m['weights_sha256'] for m in metas}) == 1
         for p in row['files']:
             image = np.full((metas[0]['input']['height'], 200), 255, np.uint8)
-            assert set(load_bundle(p).predict([image])[0]) == {'text', 'confidence'}
+            row, = load_bundle(p).predict([image])
+            assert {'text', 'confidence'} <= set(row) and set(row) <= {'text', 'confidence', 'boxes', 'reason'}
     assert sum(p.stat().st_size for p in share_path('models').glob('*')) <= 40e6
 
 
 def test_errors_are_ours(): assert issubclass(ModelError, LabError) and Bundle.__name__ in lib.__all__
+
+
+# ---- letters: images that are cut first
+
+SYMBOLS = 'ABCDEFGHIJKLMNOPQRSTUVWXYZ'
+LETTER_ARGS = dict(n_symbols=26, size=28, channels=[4, 8], hidden=16, dropout=.1)
+LETTER_META = dict(name='toy', task='letters', arch='letter_cnn', arch_args=LETTER_ARGS, vocab=SYMBOLS, alphabets=None,
+                   split=Splitter(wide=1.5).options(), keep_shape=True, card={'name': 'toy'},
+                   input=dict(mode='L', height=28, width=28, min_width=28, max_width=28), norm={'mean': .4, 'std': .3})
+
+
+def letter_network(seed=0):
+    torch.manual_seed(seed)
+    net = LetterCNN(**LETTER_ARGS)
+    with torch.no_grad():
+        for p in net.parameters(): p *= 3 # sure enough of itself that letters differ
+    return net.eval()
+
+
+@pytest.fixture(scope='module')
+def cutter(tmp_path_factory):
+    return save_bundle(tmp_path_factory.mktemp('letters')/'toy.safetensors', letter_network().state_dict(), LETTER_META)
+
+@pytest.fixture(scope='module')
+def cutter_twin(cutter): return export_onnx(cutter)
+
+@pytest.fixture(scope='module')
+def words(): return [Renderer(level=0, seed=3)[i].image for i in range(6)]
+
+
+def same_rows(a, b, tolerance=1e-4):
+    assert [r['text'] for r in a] == [r['text'] for r in b] and [r['boxes'] for r in a] == [r['boxes'] for r in b]
+    assert [r['confidence'] for r in a] == pytest.approx([r['confidence'] for r in b], abs=tolerance)
+    assert [r.get('reason') for r in a] == [r.get('reason') for r in b]
+
+
+def test_letters_there_and_back(cutter, tmp_path, words):
+    bundle, net = load_bundle(cutter), letter_network()
+    x = np.random.default_rng(0).integers(0, 256, (5, 28, 28), dtype=np.uint8)
+    with torch.no_grad(): expected = net((torch.tensor(x)[:, None]/255 - .4)/.3).log_softmax(-1).numpy()
+    assert np.abs(bundle.run(x) - expected).max() < 1e-4
+    assert {k: bundle.meta[k] for k in LETTER_META} == LETTER_META and bundle.meta == read_meta(cutter)
+    assert bundle.vocab.alphabet == SYMBOLS and set(bundle.meta) & {'blank', 'decode'} == set()
+    again = save_bundle(tmp_path/'again.safetensors', net.state_dict(), {k: bundle.meta[k] for k in LETTER_META})
+    assert again.read_bytes() == cutter.read_bytes() and load_bundle(again).predict(words) == bundle.predict(words)
+
+
+def test_letters_twin_reads_the_same(cutter, cutter_twin, words):
+    a, b = load_bundle(cutter), load_bundle(cutter_twin)
+    same_rows(a.predict(words), b.predict(words))
+    for n in (1, 9):
+        x = np.random.default_rng(n).integers(0, 256, (n, 28, 28), dtype=np.uint8)
+        assert a.run(x).shape == (n, 26) and np.abs(a.run(x) - b.run(x)).max() < 1e-3
+    assert {k: a.meta[k] for k in LETTER_META} == {k: b.meta[k] for k in LETTER_META}
+
+
+def test_letters_twin_needs_neither_torch_nor_fastai(cutter_twin):
+    assert run(f'''
+        import sys, numpy as np
+        for name in ('torch', 'fastai', 'onnx'): sys.modules[name] = None # importing it would fail
+        from captcha_lab.bundle import load_bundle
+        print(len(load_bundle({str(cutter_twin)!r}).predict([np.zeros((60, 80), np.uint8)])))
+        ''') == '1'
+
+
+def test_letters_same_alone_and_in_company(cutter, words):
+    bundle = load_bundle(cutter)
+    images = [words[0], np.full((60, 200), 255, np.uint8), *words[1:]] # one that gives up among them
+    together = bundle.predict(images)
+    assert len({r['text'] for r in together}) > 3 and all(len(r['text']) == len(r['boxes']) for r in together)
+    same_rows(together, [bundle.predict([o])[0] for o in images])
+    for size in (1, 2, 500): same_rows(together, bundle.predict(images, batch_size=size))
+    assert bundle.predict([]) == []
+    ready = [bundle.prepare(o) for o in images]
+    same_rows(together, bundle.predict(ready)) # preparing twice changes nothing
+
+
+@pytest.mark.parametrize('image', [
+    np.full((60, 200), 255, np.uint8), np.zeros((60, 200), np.uint8), np.full((60, 200), 128, np.uint8),
+    np.zeros((60, 200, 3), np.uint8), np.full((60, 200, 3), (255, 0, 0), np.uint8), np.full((2000, 3000), 255, np.uint8),
+    np.zeros((1, 1), np.uint8), np.full((2, 3), 255, np.uint8), np.zeros((5000, 1), np.uint8), np.zeros((40, 4096), np.uint8)])
+def test_letters_nothing_to_read(cutter, image):
+    row, = load_bundle(cutter).predict([image])
+    assert row['text'] == '' and row['confidence'] == 0 and row['boxes'] == [] and row['reason'] and '\n' not in row['reason']
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 400), st.integers(1, 400), st.sampled_from(['noise', 'blob', 'lines', 'dots']), st.booleans(), st.integers(0, 99))
+def test_letters_never_crash(cutter, h, w, kind, colour, seed):
+    rng, image = np.random.default_rng(seed), np.full((h, w), 255, np.uint8)
+    if kind == 'noise': image = rng.integers(0, 256, (h, w), dtype=np.uint8)
+    elif kind == 'blob': image[h//4:h//4*3 + 1, w//8:] = 0
+    elif kind == 'lines': image[:, ::rng.integers(2, 30)] = 0
+    else: image[rng.random((h, w)) < .02] = 0
+    image = np.stack([image]*3, axis=-1) if colour else image
+    try: row, = load_bundle(cutter).predict([image])
+    except InputError as e: assert 'too wide' in str(e) and w > 50*h # as for any model
+    else:
+        assert ('reason' in row or row['text']) and 0 <= row['confidence'] <= 1 and len(row['boxes']) == len(row['text'])
+        for x0, y0, x1, y1 in row['boxes']: assert 0 <= x0 < x1 <= w and 0 <= y0 < y1 <= h
+        json.dumps(row)
+
+
+@pytest.mark.parametrize('times', [4, 9])
+def test_letters_large_images(cutter, times):
+    "Read much as the small one; boxes in the pixels of the image as it came"
+    image = np.full((100, 300), 255, np.uint8)
+    for x in (40, 120, 200): image[30:70, x:x + 24], image[42:58, x + 8:x + 16] = 0, 255
+    bundle = load_bundle(cutter)
+    small, large = bundle.predict([image, image.repeat(times, 0).repeat(times, 1)])
+    assert len(small['boxes']) == len(large['boxes']) == 3
+    assert np.abs(np.array(large['boxes'])/times - small['boxes']).max() <= 3
+
+
+@pytest.mark.parametrize('images', [[np.zeros((60, 80))], ['a.png'], [np.zeros((60, 80, 4), np.uint8)], [np.zeros((0, 80), np.uint8)],
+                                    np.zeros((60, 80), np.uint8), [np.zeros((30, 30000), np.uint8)]])
+def test_letters_what_is_no_image(cutter, images):
+    with pytest.raises(InputError) as e: load_bundle(cutter).predict(images)
+    assert '\n' not in str(e.value)
+
+
+BAD_LETTERS = [
+    ('task', 'ctc'), ('arch', 'crnn'), ('vocab', 'AB'), ('vocab', 'A'*26), ('alphabets', []), ('alphabets', 'ABC'), ('alphabets', ['ABC']),
+    ('alphabets', [SYMBOLS, 'é']), ('alphabets', [SYMBOLS, 3]), ('alphabets', KeyError), ('keep_shape', 1), ('keep_shape', None),
+    ('arch_args.size', 32), ('arch_args.size', KeyError), ('arch_args.n_symbols', 27), ('arch_args.channels', [4]),
+    ('arch_args.channels', [4, 8, 8]), ('arch_args.hidden', 0), ('arch_args.dropout', -1), ('arch_args.height', 28),
+    ('input.height', 32), ('input.width', None), ('input.width', 32), ('input.min_width', 29), ('input.max_width', 27),
+    ('split', None), ('split', {}), ('split.colour', 'red'), ('split.threshold', 'magic'), ('split.threshold', 256),
+    ('split.threshold', True), ('split.shares', []), ('split.shares', [0]), ('split.shares', .5), ('split.median', 4),
+    ('split.median', 3.5), ('split.blur', 1), ('split.blur', 10**9 + 1), ('split.least', 0),
+    ('split.pad', -1), ('split.pad', 1e300), ('split.join', 'yes'), ('split.touching', 'axe'), ('split.wide', 0), ('split.wide_px', 'x'),
+    ('split.wide_px', 0), ('split.length', [3, 2]), ('split.length', [1]), ('split.length', [0, 300]), ('split.blur', KeyError),
+    ('blank', 0), ('decode', {'method': 'greedy', 'width': 1, 'temperature': 1.})]
+
+
+@pytest.mark.parametrize('where, value', BAD_LETTERS)
+def test_every_field_of_letters_is_checked(tmp_path, cutter, where, value):
+    from safetensors.numpy import save
+    meta, tensors = changed(read_meta(cutter), where, value), letter_network().state_dict()
+    sealed = meta | {'meta_sha256': lib._meta_digest(meta)}
+    refused(spoil(tmp_path/'a.safetensors', save({'a': np.zeros(1)}, {'captcha_lab': lib._dump(sealed)})), 'bad model')
+    if value is not KeyError:
+        del meta['meta_sha256'] # it is filled in
+        with pytest.raises(ModelError): save_bundle(tmp_path/'b.safetensors', tensors, meta)
+
+
+@pytest.mark.parametrize('splitter', [
+    NAIVE, Splitter(), Splitter(median=3, touching='watershed', length=(6, 6)), Splitter(threshold=0, pad=0)])
+def test_letters_any_splitter_is_kept(tmp_path, splitter):
+    path = save_bundle(tmp_path/'a.safetensors', letter_network().state_dict(), LETTER_META | {'split': splitter.options()})
+    assert load_bundle(path).task.splitter.options() == read_meta(path)['split'] == splitter.options()
+
+
+def test_letters_alphabets(tmp_path, words):
+    "A text keeps to one of them"
+    halves = [SYMBOLS[:13], SYMBOLS[13:]]
+    path = save_bundle(tmp_path/'a.safetensors', letter_network().state_dict(), LETTER_META | {'alphabets': halves})
+    texts = [r['text'] for r in load_bundle(path).predict(words)]
+    assert any(texts) and all(set(t) <= set(halves[0]) or set(t) <= set(halves[1]) for t in texts)
+
+
+def test_letters_contents_that_do_not_fit(tmp_path, cutter, cutter_twin):
+    state = letter_network().state_dict()
+    for i, tensors in enumerate(({}, network().state_dict(), state | {'extra': torch.zeros(1)})):
+        path = save_bundle(tmp_path/f'{i}.safetensors', tensors, LETTER_META)
+        with pytest.raises(ModelError, match='do not fit its arch'): load_bundle(path)
+    args = LETTER_ARGS | {'hidden': 4096, 'channels': [4096]*2}
+    path = save_bundle(tmp_path/'big.safetensors', {'a': np.zeros(1)}, LETTER_META | {'arch_args': args})
+    with pytest.raises(ModelError, match='do not fit its arch'): load_bundle(path) # and takes no memory
+    for path in (cutter, cutter_twin):
+        raw = path.read_bytes()
+        for at in np.random.default_rng(0).integers(0, len(raw), 25):
+            spoiled = bytearray(raw)
+            spoiled[at] ^= 1
+            try: assert load_bundle(spoil(tmp_path/f'c{path.suffix}', bytes(spoiled))).meta == read_meta(path)
+            except ModelError as e: assert '\n' not in str(e)
+
+
+def test_task_of():
+    assert {n: task_of({'task': n}) for n in TASKS} == TASKS
+    assert [task_of(o) for o in ({'task': None}, {'task': []}, {}, None, 3)] == [TASKS['ctc']]*5
