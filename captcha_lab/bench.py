@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['GET_PEER', 'TURN', 'result', 'one_core', 'Peer', 'compare', 'exactness', 'batches', 'widths', 'input_share',
-           'bench_files', 'bench_ctc']
+           'bench_files', 'bench_ctc', 'Rival', 'bench_letters']
 
 # %% ../nbs/14c_bench.ipynb #d9c0d685
 import contextlib
@@ -271,12 +271,13 @@ def _exhaust(dl, seed, device):
     for batch in dl: pass
     if device.startswith('cuda'): batch[0].sum().item() # wait until it is there
 
-# %% ../nbs/14c_bench.ipynb #f653c5f5
+# %% ../nbs/14c_bench.ipynb #8ec26d69
 @contextlib.contextmanager
 def bench_files(
     data: str, # captcha_v2, or rendered
     alphabet: str, # of the model
-    n: int | None = None # how many; all, or 500 rendered ones, if None
+    n: int | None = None, # how many; all, or 500 rendered ones, if None
+    level: int = 1 # of rendered ones; at level 0 with its own alphabet
 ): # yields the files, their texts, and what a run card says of them
     "Image files to measure with; rendered ones are written to a temporary folder"
     if data != 'rendered':
@@ -286,8 +287,8 @@ def bench_files(
         yield rows['path'].tolist()[:n], rows['label'].tolist()[:n], about | {'n': len(rows[:n])}
         return
     with tempfile.TemporaryDirectory() as d:
-        options = dict(level=1, length=(4, 6), seed=4000)
-        folder = save_rendered(Renderer(alphabet=alphabet, **options), n or 500, Path(d)/'images')
+        options = dict(level=level, seed=4000) | (dict(length=(4, 6), alphabet=alphabet) if level else {})
+        folder = save_rendered(Renderer(**options), n or 500, Path(d)/'images')
         files = sorted(folder.glob('*.png'))
         texts = [text_label(f) for f in files]
         yield [str(f) for f in files], texts, {'id': 'rendered', 'n': len(files)} | options
@@ -315,3 +316,39 @@ def bench_ctc(
         yield from widths(bundle, [open_image(f) for f in files[:64]], runs)
     yield from batches(path, files, runs)
     yield input_share(list(zip(files[:640], texts)), bundle.vocab.alphabet, runs, device)
+
+# %% ../nbs/14c_bench.ipynb #9ff39df3
+class Rival:
+    "Another bundle in the place of a `Peer`"
+    def __init__(self,
+        path: str | Path # of the bundle or its twin
+    ): self.bundle, self.about = load_bundle(path), {'name': Path(path).stem}
+
+    def read(self,
+        file: str | Path, # an image file
+        symbols: str = '' # not used: a bundle knows its symbols
+    ) -> tuple: # (text, seconds)
+        "What it reads, and how long that takes it"
+        return _timed(self.bundle, file)
+
+def bench_letters(
+    path: str | Path, # a bundle or its twin
+    rival: Rival, # another one, to compare with
+    files: list, # from `bench_files`
+    texts: list, # the true texts
+    runs: int = 5 # how often each time is taken
+): # yields rows as `result` makes them
+    "The benchmark of a reader of single letters: whole, from memory, and where the time goes"
+    with one_core():
+        bundle, other = load_bundle(path), rival
+        mine, theirs, read, read_too = compare(bundle, files, other, runs)
+        yield result('file to string, one captcha, one core', 'ms', mine, theirs, less=True)
+        yield exactness('exact match', _right(read, texts), _right(read_too, texts))
+        images = [open_image(f) for f in files]
+        work = {'image to string, one captcha, one core': lambda b: [b.predict([o]) for o in images],
+                'finding the letters, of it': lambda b: [b.task.splitter(o) for o in images]}
+        for what, do in work.items():
+            spent = [(_seconds(lambda: do(bundle)), _seconds(lambda: do(other.bundle))) for _ in range(runs + 1)]
+            yield result(what, 'ms', *([1e3*s/len(images) for s in o] for o in zip(*spent[1:])), less=True)
+        yield result('opening the file, of it', 'ms', [1e3*_seconds(lambda: [open_image(f) for f in files])/len(files) for _ in range(runs)])
+    yield from batches(path, files, runs)

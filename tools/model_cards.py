@@ -7,7 +7,8 @@ from captcha_lab.core import cards_table, load_cards, show_measure
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT/'data'/'models'/'README.md'
-JUDGED_BY = {'ctc_captcha_v2': 'ctc_captcha_v2_cv_pretrained'} # trained on every image: what cross-validation says of its recipe
+JUDGED_BY = {'ctc_captcha_v2': ('ctc_captcha_v2_cv_pretrained', 'trained and judged in folds'), # the shipped one was trained on every image
+             'letters_rendered': ('letters_level0', 'fresh images of level 0, the easiest')}
 HEAD = """# Shipped models
 
 Made by `python -m tools.model_cards` from the cards inside the models. Each is a `.safetensors` file (no pickle) with an ONNX twin that reads the same.
@@ -15,17 +16,24 @@ Made by `python -m tools.model_cards` from the cards inside the models. Each is 
 For learning, on images that are yours to use. They know the fonts and distortions they were trained on and little else; they are not meant for third-party sites.
 """
 
+PREPARED = {'letters_naive': 'captcha-lab render --level 0 --n 12500 --seed 1 --out train && captcha-lab split train --naive --out letters && '} # the folder that its command names
+
+def reads(meta):
+    "What a model is for, in words"
+    if meta['task'] == 'ctc': return f"lines of `{meta['vocab']}`, {meta['input']['height']} pixels high, any width"
+    return f"words whose letters can be cut apart, all of {' or all of '.join(f'`{a}`' for a in meta['alphabets'] or [meta['vocab']])}"
+
 def section(name, entry, results):
     "Title and table of one model"
     meta = read_meta(next(f for f in entry['files'] if f.suffix == '.safetensors'))
-    card, judged = meta['card'], JUDGED_BY.get(name)
+    card, (judged, how) = meta['card'], JUDGED_BY.get(name, (None, None))
     measures = results.get(judged, card)['measures']
-    rows = {'reads': f"lines of `{meta['vocab']}`, {meta['input']['height']} pixels high, any width",
-            'learned from': f"{card['data']['id']} ({card['split']})", 'made by': f"`{card['command']}`",
+    rows = {'reads': reads(meta),
+            'learned from': f"{card['data']['id']} ({card['split']})", 'made by': f"`{PREPARED.get(name, '')}{card['command']}`",
             'on': f"{card['date']}, {card['hardware']['cores']} CPU cores, {card['training_seconds']/60:.0f} minutes of training",
             'size': ', '.join(f'{f.name} {f.stat().st_size/1e6:.2f} MB' for f in entry['files'])}
     if 'exact_match' in measures:
-        rows['exact match'] = show_measure(measures['exact_match']) + (f' (run card `{judged}`: trained and judged in folds)' if judged in results else ' on fresh images')
+        rows['exact match'] = show_measure(measures['exact_match']) + (f' (run card `{judged}`: {how})' if judged in results else ' on fresh images')
     return f'## {name}\n\n' + cards_table([{'': k, 'what': v} for k, v in rows.items()]) + '\n'
 
 def page():
