@@ -317,7 +317,7 @@ def bench_ctc(
     yield from batches(path, files, runs)
     yield input_share(list(zip(files[:640], texts)), bundle.vocab.alphabet, runs, device)
 
-# %% ../nbs/14c_bench.ipynb #9ff39df3
+# %% ../nbs/14c_bench.ipynb #5c33e4e2
 class Rival:
     "Another bundle in the place of a `Peer`"
     def __init__(self,
@@ -331,6 +331,7 @@ class Rival:
         "What it reads, and how long that takes it"
         return _timed(self.bundle, file)
 
+# %% ../nbs/14c_bench.ipynb #d1c680f4
 def bench_letters(
     path: str | Path, # a bundle or its twin
     rival: Rival, # another one, to compare with
@@ -350,5 +351,6 @@ def bench_letters(
         for what, do in work.items():
             spent = [(_seconds(lambda: do(bundle)), _seconds(lambda: do(other.bundle))) for _ in range(runs + 1)]
             yield result(what, 'ms', *([1e3*s/len(images) for s in o] for o in zip(*spent[1:])), less=True)
-        yield result('opening the file, of it', 'ms', [1e3*_seconds(lambda: [open_image(f) for f in files])/len(files) for _ in range(runs)])
+        spent = [_seconds(lambda: [open_image(f) for f in files]) for _ in range(runs)]
+        yield result('opening the file', 'ms', [1e3*s/len(files) for s in spent], less=True)
     yield from batches(path, files, runs)

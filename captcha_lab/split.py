@@ -15,7 +15,7 @@ import numpy as np
 
 from .core import InputError
 
-# %% ../nbs/03_split.ipynb #f18d54a6
+# %% ../nbs/03_split.ipynb #b649848d
 class Ink(NamedTuple):
     "An image as the splitter sees it"
     white: np.ndarray # uint8 [H, W], white letters on black paper
@@ -32,6 +32,7 @@ class Ink(NamedTuple):
 
 def _above(x, cut): return cv2.threshold(x, cut, 255, cv2.THRESH_BINARY)[1]
 
+# %% ../nbs/03_split.ipynb #e9058153
 def binarize(
     image: np.ndarray, # uint8 [H, W]
     threshold: str | int = 'otsu', # 'otsu', or a fixed grey 0..255 of the white-on-black image

@@ -49,7 +49,7 @@ def join_letters(
     log_conf = parts[k].max(1).sum() - _log_sum(mass) # P(alphabet) * P(symbols | alphabet): the mass of k cancels
     return ''.join([alphabet[i] for i in columns[k][best]]), float(min(np.exp(log_conf), 1))
 
-# %% ../nbs/04b_words.ipynb #ca868310
+# %% ../nbs/04b_words.ipynb #471a2e07
 def _named(crops, classify, n_symbols, batch_size):
     "[letters, symbols] what the classifier says about all crops, in batches"
     if not len(crops): return np.zeros((0, n_symbols))
@@ -65,7 +65,7 @@ def read_words(
     alphabets: list | None = None, # as for `join_letters`
     keep_shape: bool = True, # pad crops to squares, or stretch them?
     batch_size: int = 512 # letters in one call of `classify`
-) -> list: # a dict an image: text, confidence (0..1), boxes (list of x0, y0, x1, y1); `reason` where it gives up or a letter is cut by the border
+) -> list: # a dict an image: text, confidence (0..1), boxes [x0, y0, x1, y1]; `reason` where it gives up or the border cuts
     "Split, classify, join; never raises on an image: what can't be cut has an empty text and a `reason`"
     found = []
     for image in images: # of a split only this is kept: 20,000 masks are gigabytes
