@@ -37,6 +37,7 @@ def run(*args):
 def start(*args, program='from captcha_lab.cli import main; main()', **env):
     "A command in a process of its own"
     ends = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    if os.name == 'posix': ends['preexec_fn'] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs ignore Ctrl-C
     return subprocess.Popen([sys.executable, '-c', program, *map(str, args)], env=os.environ | {k: str(v) for k, v in env.items()}, **ends)
 
 
