@@ -32,7 +32,7 @@ class Ink(NamedTuple):
 
 def _above(x, cut): return cv2.threshold(x, cut, 255, cv2.THRESH_BINARY)[1]
 
-# %% ../nbs/03_split.ipynb #e9058153
+# %% ../nbs/03_split.ipynb #728257da
 def binarize(
     image: np.ndarray, # uint8 [H, W]
     threshold: str | int = 'otsu', # 'otsu', or a fixed grey 0..255 of the white-on-black image
@@ -52,10 +52,13 @@ def binarize(
     if not otsu: return Ink(white, x, mask, paper, level)
     return Ink(white, x, mask, paper, _mean_grey(count, int((cut + level)/2) + 1, 256) or level).darker(share)
 
+_GREYS = np.arange(256, dtype=np.float32)
+
 def _mean_grey(count, low, high):
     "Mean of the greys `low` to `high` - 1 of a histogram; None where there are none"
     part = count[low:high]
-    return float(part @ np.arange(low, high)/part.sum()) if part.any() else None
+    n = float(part.sum())
+    return float(part @ _GREYS[low:high])/n if n else None
 
 # %% ../nbs/03_split.ipynb #d906e1c3
 class Piece(NamedTuple):
@@ -189,7 +192,7 @@ class Split(NamedTuple):
         if self.error or _EDGE not in self.reasons: return self.error
         return f'letter {self.reasons.index(_EDGE) + 1} is cut by the border'
 
-# %% ../nbs/03_split.ipynb #73537533
+# %% ../nbs/03_split.ipynb #b3340655
 _CONTRAST = 30 # grey levels between ink and paper below which there is nothing to read
 _TOUCHING = ('valley', 'watershed', 'halves', 'none')
 _WEAK = .35 # share of strong ink that a hairline has
@@ -304,7 +307,7 @@ def _is_blob(piece, mask):
     "Is it one filled shape? The lines of a letter are thin beside its height, even where a bold B is filled up"
     x0, y0, x1, y1 = piece.box
     ink, least = mask[y0:y1, x0:x1], min(piece.width, piece.height)
-    if least < .5*piece.height or cv2.countNonZero(ink) < .7*ink.size: return False
+    if least < .5*piece.height or cv2.countNonZero(ink) < .7*piece.width*piece.height: return False
     return cv2.distanceTransform(cv2.copyMakeBorder(ink, 1, 1, 1, 1, cv2.BORDER_CONSTANT), cv2.DIST_L2, 3).max() > .38*least
 
 def _close(letters, height):
@@ -315,7 +318,7 @@ def _owners(found):
     "Which letter each ink pixel belongs to"
     owner = np.zeros_like(found.ink.mask)
     for k, p in enumerate(found.letters):
-        for i in p.parts: cv2.drawContours(owner, found.contours, i, min(k + 1, 255), cv2.FILLED)
+        cv2.drawContours(owner, [found.contours[i] for i in p.parts], -1, min(k + 1, 255), cv2.FILLED)
     return owner
 
 def _wrong_number(n, length):
@@ -349,7 +352,7 @@ def draw_split(
     ax.axis('off')
     return ax
 
-# %% ../nbs/03_split.ipynb #fd2b325c
+# %% ../nbs/03_split.ipynb #83162811
 def crop_letters(
     split: Split, # from a `Splitter`
     size: int = 28, # side of a crop, px
@@ -358,14 +361,14 @@ def crop_letters(
     "The letters of a split as small squares; an array without rows where there are none"
     out = np.zeros((len(split.boxes), size, size), np.uint8)
     ink, clear = split.ink, _clear_of_neighbours(split.boxes)
-    gain = 255/max(ink.level - ink.paper, 1)
+    stretch = np.clip((np.arange(256) - ink.paper)*(255/max(ink.level - ink.paper, 1)), 0, 255).astype(np.uint8)
     for k, (x0, y0, x1, y1) in enumerate(split.boxes.tolist()):
         o = ink.white[y0:y1, x0:x1]
         if not clear[k]: o = _without_others(o, split.owner[y0:y1, x0:x1], k + 1, ink.paper)
         w, h = _scaled(x1 - x0, y1 - y0, size) if keep_shape else (size, size)
         o = cv2.resize(o, (w, h), interpolation=cv2.INTER_AREA if h < y1 - y0 else cv2.INTER_LINEAR)
         x, y = (size - w)//2, (size - h)//2
-        out[k, y:y + h, x:x + w] = np.clip(o*gain - ink.paper*gain, 0, 255)
+        out[k, y:y + h, x:x + w] = cv2.LUT(o, stretch)
     return out
 
 def _clear_of_neighbours(boxes):

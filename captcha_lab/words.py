@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['join_letters', 'read_words', 'letters_report']
 
-# %% ../nbs/04b_words.ipynb #2af92a6e
+# %% ../nbs/04b_words.ipynb #3353dc83
 from collections import Counter
+from functools import lru_cache
 
 import numpy as np
 
@@ -14,9 +15,10 @@ from .core import InputError
 from .metrics import exact_match, share, trivial_baseline
 from .split import crop_letters, ious
 
-# %% ../nbs/04b_words.ipynb #23d04c23
+# %% ../nbs/04b_words.ipynb #cbc048d3
 _LEAST = -1e4 # stands for a probability of zero, so that sums of logarithms stay finite
 
+@lru_cache(maxsize=64)
 def _columns(alphabet, alphabets):
     "Which columns belong to each alphabet"
     for a in alphabets or ():
@@ -40,7 +42,7 @@ def join_letters(
     if logp.ndim != 2 or logp.shape[1] != len(alphabet):
         raise InputError(f'scores of shape {logp.shape} for {len(alphabet)} symbols')
     if np.isnan(logp).any(): raise InputError('the scores hold NaN')
-    columns = _columns(alphabet, alphabets)
+    columns = _columns(alphabet, tuple(alphabets or ()))
     if not len(logp): return '', 0.
     parts = [np.maximum(logp[:, c], _LEAST) for c in columns]
     mass = np.array([_log_sum(p).sum() for p in parts])
