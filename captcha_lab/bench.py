@@ -6,7 +6,7 @@
 __all__ = ['GET_PEER', 'TURN', 'result', 'one_core', 'Peer', 'compare', 'exactness', 'batches', 'widths', 'input_share',
            'bench_files', 'bench_ctc', 'Rival', 'bench_letters']
 
-# %% ../nbs/14c_bench.ipynb #d9c0d685
+# %% ../nbs/14c_bench.ipynb #a824e9ca
 import contextlib
 import itertools
 import json
@@ -23,7 +23,7 @@ import numpy as np
 from .bundle import load_bundle
 from .core import InputError, load_cards, progress
 from .data import open_image, text_label
-from .metrics import share
+from .metrics import exact_match
 from .render import Renderer, save_rendered
 from .runs import stored_samples
 
@@ -176,7 +176,7 @@ def _timed(bundle, file):
     text = bundle.predict([open_image(file)])[0]['text']
     return text, time.perf_counter() - start
 
-# %% ../nbs/14c_bench.ipynb #fe6a18b9
+# %% ../nbs/14c_bench.ipynb #0e742d29
 def exactness(
     name: str, # what was compared
     ours: dict | None, # `{'value', 'ci95', 'n'}`; None if it isn't known
@@ -187,14 +187,10 @@ def exactness(
     ratio = float(f"{ours['value']/peer['value']:.4g}") if ours and peer and peer['value'] else None
     return {'what': name, 'ours': shown[0], 'peer': shown[1], 'ratio': ratio, 'unit': 'share', 'runs': 1}
 
-def _right(texts, true):
-    "Share of texts that are right"
-    return share(sum(a == b for a, b in zip(texts, true)), len(true))
-
 def _fair(bundle, texts, true, about):
     "Our share and its name: measured here, or from the cross-validation if the model has learnt from these images"
     learnt = (bundle.meta.get('card') or {}).get('data', {})
-    if about['id'] == 'rendered' or learnt.get('id') != about['id']: return _right(texts, true), 'exact match'
+    if about['id'] == 'rendered' or learnt.get('id') != about['id']: return exact_match(texts, true), 'exact match'
     name = 'ctc_captcha_v2_cv'
     card = load_cards(pattern=name).get(name)
     return card and card['measures']['exact_match'], f'exact match, ours out of fold (card {name})'
@@ -293,7 +289,7 @@ def bench_files(
         texts = [text_label(f) for f in files]
         yield [str(f) for f in files], texts, {'id': 'rendered', 'n': len(files)} | options
 
-# %% ../nbs/14c_bench.ipynb #28bf2a5b
+# %% ../nbs/14c_bench.ipynb #344ecdc4
 def bench_ctc(
     path: str | Path, # a bundle or its twin
     files: list, # from `bench_files`
@@ -309,10 +305,10 @@ def bench_ctc(
         mine, theirs, read, read_too = compare(bundle, files, peer, runs)
         yield result('file to string, one image, one core', 'ms', mine, theirs, less=True)
         ours, name = _fair(bundle, read, texts, about)
-        yield exactness(name, ours, peer and _right(read_too, texts))
+        yield exactness(name, ours, peer and exact_match(read_too, texts))
         if peer:
             told = [peer.read(f, bundle.vocab.alphabet)[0] for f in progress(files, 'the peer at its best')]
-            yield exactness(f'{name}; the peer at its best', ours, _right(told, texts))
+            yield exactness(f'{name}; the peer at its best', ours, exact_match(told, texts))
         yield from widths(bundle, [open_image(f) for f in files[:64]], runs)
     yield from batches(path, files, runs)
     yield input_share(list(zip(files[:640], texts)), bundle.vocab.alphabet, runs, device)
@@ -331,7 +327,7 @@ class Rival:
         "What it reads, and how long that takes it"
         return _timed(self.bundle, file)
 
-# %% ../nbs/14c_bench.ipynb #d1c680f4
+# %% ../nbs/14c_bench.ipynb #f4c1293f
 def bench_letters(
     path: str | Path, # a bundle or its twin
     rival: Rival, # another one, to compare with
@@ -344,7 +340,7 @@ def bench_letters(
         bundle, other = load_bundle(path), rival
         mine, theirs, read, read_too = compare(bundle, files, other, runs)
         yield result('file to string, one captcha, one core', 'ms', mine, theirs, less=True)
-        yield exactness('exact match', _right(read, texts), _right(read_too, texts))
+        yield exactness('exact match', exact_match(read, texts), exact_match(read_too, texts))
         images = [open_image(f) for f in files]
         work = {'image to string, one captcha, one core': lambda b: [b.predict([o]) for o in images],
                 'finding the letters, of it': lambda b: [b.task.splitter(o) for o in images]}

@@ -20,7 +20,7 @@ from .core import DataError, InputError, progress, whole_dir
 from .data import manifest, open_image
 from .split import Splitter, crop_letters, cut_right
 
-# %% ../nbs/03a_cutting.ipynb #7de4f300
+# %% ../nbs/03a_cutting.ipynb #f7348a97
 def _cut(image, text, splitter, size, keep_shape, true=None):
     "The split and its crops, and why they are of no use, if so; crops None where there are none"
     try: image = image if isinstance(image, np.ndarray) else open_image(image)
@@ -28,7 +28,7 @@ def _cut(image, text, splitter, size, keep_shape, true=None):
     split = splitter(image)
     n, m = len(split.boxes), len(text)
     why = split.error or (f'{n} box{"es" * (n != 1)} for {m} letter{"s" * (m != 1)}' if n != m else None)
-    if not why and true is not None and not cut_right(split, true, pad=round(splitter.pad*len(image)/150)):
+    if not why and true is not None and not cut_right(split, true, pad=splitter.margin(len(image))):
         why = 'a box is not where the letter is'
     return split, None if why else crop_letters(split, size, keep_shape), why
 

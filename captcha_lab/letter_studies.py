@@ -5,23 +5,23 @@
 # %% auto #0
 __all__ = ['judge_fresh', 'level0_study', 'levels_study', 'ways_study', 'learn_letters', 'curve_study']
 
-# %% ../nbs/14ab_letter_studies.ipynb #e013af7e
+# %% ../nbs/14ab_letter_studies.ipynb #7ad4ebe7
 from pathlib import Path
 
 from .bundle import find_bundle, load_bundle
 from .cutting import cut_samples
-from .metrics import share
+from .metrics import exact_match, share
 from .render import Renderer
 from .runs import rendered_samples
 from .split import NAIVE, Splitter, cut_right
 from .study import run_jobs
 from .words import letters_report, read_words
 
-# %% ../nbs/14ab_letter_studies.ipynb #0329f9ff
+# %% ../nbs/14ab_letter_studies.ipynb #f534430a
 def judge_fresh(
     read, # function: list of uint8 [H, W] -> list of dict with text and boxes, as `Bundle.predict` and `read_words`
     n: int, # how many images
-    pad: float = 5., # by which its boxes are padded, units of 1/150 of the image's height
+    splitter: Splitter = Splitter(), # how it cuts; the padding is taken off its boxes
     block: int = 500, # images in memory at once
     **kwargs # options of `Renderer`
 ) -> dict: # of `letters_report`
@@ -32,7 +32,7 @@ def judge_fresh(
         rows += read([s[0] for s in samples])
         texts += [s[1] for s in samples]
         boxes += [s[2] for s in samples]
-    return letters_report(rows, texts, boxes, pad=round(pad*len(samples[0][0])/150), train_texts=texts)
+    return letters_report(rows, texts, boxes, pad=splitter.margin(len(samples[0][0])), train_texts=texts)
 
 # %% ../nbs/14ab_letter_studies.ipynb #d79fddf8
 _SHOWN = 'exact_match', 'letters', 'cut', 'cut_iou', 'letters_if_cut', 'word_if_cut', 'product', 'independent'
@@ -52,7 +52,7 @@ def level0_study(
     measures |= {'naive_dropped': naive['word_if_cut'], 'naive_dropped_letters': naive['letters_if_cut']}
     return measures, {'id': 'rendered', 'n': n, 'level': 0, 'seed': 5000}, 'fresh images, all counted', ()
 
-# %% ../nbs/14ab_letter_studies.ipynb #ff0ddcb9
+# %% ../nbs/14ab_letter_studies.ipynb #51ae9903
 def levels_study(
     folder: Path, # for single runs; there are none
     workers: int, # not used
@@ -72,9 +72,9 @@ def levels_study(
 def _right(read, n, **kwargs):
     "Share of texts that a reader without boxes gets right"
     samples, *_ = rendered_samples(n, **kwargs)
-    return share(sum(r['text'] == s[1] for r, s in zip(read([s[0] for s in samples]), samples)), n)
+    return exact_match([r['text'] for r in read([s[0] for s in samples])], [s[1] for s in samples])
 
-# %% ../nbs/14ab_letter_studies.ipynb #94c60d0e
+# %% ../nbs/14ab_letter_studies.ipynb #1e786c3d
 _WAYS = {'contours': Splitter(touching='none'), 'halves': Splitter(touching='halves'), 'valley': Splitter(),
          'watershed': Splitter(touching='watershed'), 'naive': NAIVE}
 
@@ -88,7 +88,7 @@ def ways_study(
     for level in range(5):
         samples = Renderer(level, seed=7000 + level)[:n]
         for way, splitter in _WAYS.items():
-            pad = round(splitter.pad*len(samples[0].image)/150)
+            pad = splitter.margin(len(samples[0].image))
             right = sum(cut_right(splitter(s.image), s.boxes, pad=pad) for s in samples)
             measures[f'{way}_{level}'] = share(right, n)
     return measures, {'id': 'rendered', 'n': 5*n, 'level': '0-4', 'seed': '7000-7004'}, f'fresh images, {n} a level', ()

@@ -78,7 +78,7 @@ def _named(image, text, confidence):
     row = {'text': text, 'confidence': confidence, 'boxes': image.boxes}
     return row | ({'reason': image.reason} if image.reason else {})
 
-# %% ../nbs/13c_recipes.ipynb #20dc1c55
+# %% ../nbs/13c_recipes.ipynb #bd7e7e5c
 class LettersRecipe:
     "A splitter, and a network that names letters"
     metric = 'accuracy' # the column of the history that is drawn beside the losses
@@ -132,8 +132,8 @@ class LettersRecipe:
         unread, true = {'text': '', 'boxes': [], 'reason': 'the file could not be opened'}, None
         rows = [unread if 'error' in r else r for r in rows]
         if all(len(s) == 3 for s in samples):
-            pad, true = bundle.task.splitter.pad, [s[2] for s in samples]
-            rows = [r | {'boxes': _without_margin(r['boxes'], round(pad*len(s[0])/150))} for s, r in zip(samples, rows)]
+            margin, true = bundle.task.splitter.margin, [s[2] for s in samples]
+            rows = [r | {'boxes': _without_margin(r['boxes'], margin(len(s[0])))} for s, r in zip(samples, rows)]
         return letters_report(rows, [s[1] for s in samples], true)
 
 def _without_margin(boxes, pad): return [[x0 + pad, y0 + pad, x1 - pad, y1 - pad] for x0, y0, x1, y1 in boxes]

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NAIVE', 'Ink', 'binarize', 'Piece', 'find_pieces', 'join_pieces', 'join_weak', 'valley_cuts', 'flood', 'Split',
-           'Splitter', 'draw_split', 'crop_letters', 'ious', 'cut_right']
+           'Splitter', 'draw_split', 'crop_letters', 'ious', 'in_place', 'cut_right']
 
 # %% ../nbs/03_split.ipynb #11907648
 import itertools
@@ -192,7 +192,7 @@ class Split(NamedTuple):
         if self.error or _EDGE not in self.reasons: return self.error
         return f'letter {self.reasons.index(_EDGE) + 1} is cut by the border'
 
-# %% ../nbs/03_split.ipynb #b3340655
+# %% ../nbs/03_split.ipynb #9ae5e20c
 _CONTRAST = 30 # grey levels between ink and paper below which there is nothing to read
 _TOUCHING = ('valley', 'watershed', 'halves', 'none')
 _WEAK = .35 # share of strong ink that a hairline has
@@ -228,6 +228,12 @@ class Splitter:
         "The options in force, as JSON can hold them"
         return vars(self) | {'shares': list(self.shares), 'length': list(self.length)}
 
+    def margin(self,
+        height: int # of the image, px
+    ) -> int: # px
+        "By how much the boxes of such an image are padded on each side"
+        return round(self.pad*height/150)
+
     def __repr__(self): return f'Splitter({", ".join(f"{k}={v!r}" for k, v in vars(self).items())})'
 
     def __call__(self,
@@ -261,7 +267,7 @@ class Splitter:
         if wrong := _wrong_number(len(letters), self.length): return self._nothing(found.ink, wrong)
         h, w = owner.shape
         why = [_EDGE if _at_edge(p, w, h) else p.why for p in letters]
-        return Split(_padded([p.box for p in letters], round(self.pad*h/150), w, h), why, None, found.ink, owner)
+        return Split(_padded([p.box for p in letters], self.margin(h), w, h), why, None, found.ink, owner)
 
     def _nothing(self, ink, error): return Split(np.zeros((0, 4), int), [], error, ink, np.zeros_like(ink.mask))
 
@@ -399,7 +405,19 @@ def ious(
     both = side.prod(-1)
     return both/(area(a) + area(b) - both)
 
-# %% ../nbs/03_split.ipynb #aa2846d0
+# %% ../nbs/03_split.ipynb #f749ee7a
+def in_place(
+    boxes, # int [n, 4], x0, y0, x1, y1, as an array or lists
+    true, # int [m, 4]: the true boxes, from left to right
+    least: float = .5, # the IoU that each box must reach
+    pad: int = 0 # px by which the boxes were padded
+) -> bool: # True where there are neither boxes nor true ones
+    "Are there as many boxes as there should be, and each where it should be?"
+    if len(boxes) != len(true): return False
+    bare = np.asarray(boxes).reshape(-1, 4) + [pad, pad, -pad, -pad]
+    return bool((np.diag(ious(bare, true)) >= least).all())
+
+# %% ../nbs/03_split.ipynb #1c39245d
 def cut_right(
     split: Split, # from a `Splitter`
     true: np.ndarray, # int [m, 4]: the true boxes, from left to right
@@ -407,9 +425,7 @@ def cut_right(
     pad: int = 0 # px by which the boxes were padded
 ) -> bool: # False where there is an error, too
     "Is the number of boxes right, and each box in its place?"
-    if len(split.boxes) != len(true): return False
-    boxes = split.boxes + [pad, pad, -pad, -pad]
-    return bool((np.diag(ious(boxes, true)) >= least).all())
+    return in_place(split.boxes, true, least, pad)
 
 # %% ../nbs/03_split.ipynb #e71c4e84
 NAIVE = Splitter(threshold=127, blur=0, join=False, touching='halves', wide_px=65)

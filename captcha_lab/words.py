@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['join_letters', 'read_words', 'letters_report']
 
-# %% ../nbs/04b_words.ipynb #3353dc83
+# %% ../nbs/04b_words.ipynb #0124ce58
 from collections import Counter
 from functools import lru_cache
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from .core import InputError
 from .metrics import exact_match, share, trivial_baseline
-from .split import crop_letters, ious
+from .split import crop_letters, in_place
 
 # %% ../nbs/04b_words.ipynb #cbc048d3
 _LEAST = -1e4 # stands for a probability of zero, so that sums of logarithms stay finite
@@ -82,19 +82,14 @@ def read_words(
         at += len(boxes)
     return rows
 
-# %% ../nbs/04b_words.ipynb #e55d5480
+# %% ../nbs/04b_words.ipynb #86ffe885
 def _each(rows, texts, boxes, least, pad):
     "For each image: letters, were there as many boxes, letters right (0 unless there were), boxes in place"
     for k, (row, text) in enumerate(zip(rows, texts)):
         cut = len(row['boxes']) == len(text)
         right = sum(a == b for a, b in zip(row['text'], text)) if cut else 0
-        placed = cut and boxes is not None and _in_place(row['boxes'], boxes[k], least, pad)
+        placed = cut and boxes is not None and in_place(row['boxes'], boxes[k], least, pad)
         yield len(text), cut, right, placed
-
-def _in_place(found, true, least, pad):
-    "Does each box, without its padding, overlap with the true one in its place?"
-    if not len(found): return not len(true)
-    return len(found) == len(true) and bool((np.diag(ious(np.add(found, [pad, pad, -pad, -pad]), true)) >= least).all())
 
 def letters_report(
     rows: list, # from `read_words`
