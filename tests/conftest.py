@@ -29,3 +29,13 @@ def no_network():
     with pytest.MonkeyPatch.context() as mp:
         mp.setattr(socket.socket, 'connect', connect)
         yield
+
+
+@pytest.fixture(scope='module')
+def one_thread():
+    "Small things are quicker so, and come out the same in every process"
+    torch = pytest.importorskip('torch')
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

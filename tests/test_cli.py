@@ -19,19 +19,14 @@ import pytest
 from PIL import Image
 
 from captcha_lab import cli, core
+from commands import rows, run
 
 torch = pytest.importorskip('torch')
+pytestmark = pytest.mark.usefixtures('one_thread')
 ROOT = Path(__file__).resolve().parent.parent
 ALPHABET = 'ABC123'
 TINY = ['--epochs', '2', '--bs', '16', '--seed', '3', '--device', 'cpu']
 on_unix = pytest.mark.skipif(os.name != 'posix', reason='signals and file limits are those of Unix')
-
-
-def run(*args):
-    "A command in this process: exit code, standard output, standard error"
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err): code = cli.main([str(a) for a in args])
-    return code, out.getvalue(), err.getvalue()
 
 
 def start(*args, program='from captcha_lab.cli import main; main()', **env):
@@ -54,17 +49,7 @@ def one_line(err, says=''):
     for s in [says] if isinstance(says, str) else says: assert s in err, err
 
 
-def rows(out): return [json.loads(l) for l in out.splitlines()]
 def tree(folder): return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(Path(folder).rglob('*')) if p.is_file()}
-
-
-@pytest.fixture(autouse=True, scope='module')
-def one_thread():
-    "Small things are quicker so, and come out the same in every process"
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(autouse=True)

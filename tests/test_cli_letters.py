@@ -1,8 +1,5 @@
 "The letters of the command line: cut, train, judge and read; whatever an image holds, its row says what became of it"
-import contextlib
 import csv
-import io
-import json
 import re
 import subprocess
 import sys
@@ -16,20 +13,15 @@ from PIL import Image
 from captcha_lab import cli
 from captcha_lab.core import share_path
 from captcha_lab.render import Renderer
+from commands import rows, run
 
-torch = pytest.importorskip('torch')
+pytest.importorskip('torch')
+pytestmark = pytest.mark.usefixtures('one_thread')
 ROOT = Path(__file__).resolve().parent.parent
 SHIPPED = share_path('models', 'letters_rendered.safetensors')
 shipped = pytest.mark.skipif(not SHIPPED.exists(), reason='the shipped model letters_rendered is not there')
 SMALL = ['--epochs', '1', '--bs', '32', '--seed', '3', '--device', 'cpu']
 SAMPLE = Renderer(level=0, alphabet='AKMSTX', seed=9)[1]
-
-
-def run(*args):
-    "A command in this process: exit code, standard output, standard error"
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err): code = cli.main([str(a) for a in args])
-    return code, out.getvalue(), err.getvalue()
 
 
 def refused(*args, says=''):
@@ -39,22 +31,12 @@ def refused(*args, says=''):
     for s in [says] if isinstance(says, str) else says: assert s in err, err
 
 
-def rows(out): return [json.loads(l) for l in out.splitlines()]
 def one(*args):
     "The one JSON object that a command prints"
     code, out, err = run(*args, '--json')
     assert code == 0, err
     row, = rows(out)
     return row
-
-
-@pytest.fixture(autouse=True, scope='module')
-def one_thread():
-    "Small things are quicker so, and come out the same in every process"
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope='module')
