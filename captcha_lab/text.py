@@ -6,9 +6,10 @@
 __all__ = ['GreyImage', 'FitHeight', 'TensorText', 'EncodeText', 'CTCBlock', 'show_results', 'TextAugment', 'text_block',
            'text_dls']
 
-# %% ../nbs/07a_text.ipynb #cf318b2f
+# %% ../nbs/07a_text.ipynb #c1346de8
 from operator import itemgetter
 
+import fastai.vision.learner # imported later, its `show_results` would be taken for ours
 import numpy as np
 import torch
 import torch.nn.functional as F
