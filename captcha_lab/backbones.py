@@ -7,7 +7,7 @@ __all__ = ['LITE0_STATS', 'lite0_weights', 'lite0', 'vision_body', 'square', 'Pi
            'linear_probe', 'MemoryImageBlock', 'ResizeBatch', 'set_size', 'linear_head', 'picture_learner',
            'fine_tune_phases']
 
-# %% ../nbs/06a_backbones.ipynb #3863632d
+# %% ../nbs/06a_backbones.ipynb #a156d23c
 import difflib
 import hashlib
 from pathlib import Path
@@ -30,6 +30,7 @@ from PIL import Image
 from torch import nn
 
 from .core import InputError, ModelError, pick_device, progress, settings, sha256, whole_file
+from .depthwise import quick_depthwise
 from .train import MemoryDL, fit, has_bf16
 
 # %% ../nbs/06a_backbones.ipynb #fc1bb012
@@ -67,7 +68,7 @@ def lite0(
     net.load_state_dict({k: v for k, v in weights.items() if classifier or not k.startswith('classifier.')})
     return net
 
-# %% ../nbs/06a_backbones.ipynb #5efab1df
+# %% ../nbs/06a_backbones.ipynb #9b14d5e4
 def _lite0_split(m):
     "Early layers, late ones, head"
     net = m[0][0].model
@@ -110,6 +111,7 @@ def vision_body(
         what = f"can't get the ImageNet weights of {name} ({type(e).__name__})"
         fix = 'Try again with a network connection, or use lite0: its weights are installed'
         raise ModelError(what, fix=fix) from None
+    quick_depthwise(body)
     body.arch, body.stats, body.splitter, body.n_features = name, stats, split, n_features
     return body.eval()
 
