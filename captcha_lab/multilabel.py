@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['multi_hot', 'checked', 'class_names', 'resample', 'as_measure', 'or_none', 'bootstrap_sums', 'ratio', 'share_of',
            'accuracy_multi', 'top_choice', 'one_hot', 'top1', 'confusion_counts', 'co_occurrence', 'mean_of',
-           'f1_report', 'average_precision', 'mean_ap', 'label_ece', 'second_label_ece', 'agreement']
+           'f1_report', 'average_precision', 'ap_draws', 'mean_ap', 'label_ece', 'second_label_ece', 'agreement']
 
 # %% ../nbs/04c_multilabel.ipynb #65bbf0bf
 import numpy as np
@@ -296,23 +296,35 @@ def average_precision(
     p, t, k = (o[:, 0] for o in checked(column(probs), column(truth), column(known), logits=True))
     return float(_aps(p[k], t[k], np.ones((1, k.sum())))[0]) if t[k].any() else None
 
-# %% ../nbs/04c_multilabel.ipynb #a0e2fc2e
+# %% ../nbs/04c_multilabel.ipynb #2cac7bc4
+def ap_draws(
+    probs, # [N, L] probabilities
+    truth, # [N, L] of 0 and 1
+    known=None, # [N, L] which entries count; None = all
+    groups=None, # one name an item: a group is drawn as a whole
+    n_boot: int = 1000, # how many draws
+    seed: int = 42 # same seed, same draws: two models can be compared draw by draw
+) -> np.ndarray: # [1 + n_boot, L] average precision of each class, NaN without a positive; the first row is that of the items as they are
+    "Average precision of the classes for the items and for bootstrap draws of them; raises `InputError` as `mean_ap` does"
+    probs, truth, known = checked(probs, truth, known)
+    positives = (truth & known).sum(0)
+    if not positives.any(): raise InputError('no class has a positive')
+    weights = np.concatenate([np.ones((1, len(probs)), np.int32), resample(len(probs), groups, n_boot, seed)])
+    return np.stack([_aps(probs[k, i], truth[k, i], weights[:, k]) if n else np.full(len(weights), np.nan)
+                     for i, (k, n) in enumerate(zip(known.T, positives))], 1)
+
+# %% ../nbs/04c_multilabel.ipynb #9d50ed2e
 def mean_ap(
     probs, # [N, L] probabilities
     truth, # [N, L] of 0 and 1
     known=None, # [N, L] which entries count; None = all
     classes=None, # L names; None = numbers
-    groups=None, # one name an item, for the intervals
-    n_boot: int = 1000, # how many draws
-    seed: int = 42 # for the intervals
+    **kwargs # `groups`, `n_boot`, `seed` of `ap_draws`, for the intervals
 ) -> dict: # a measure (value, ci95, n items), `classes`: name -> measure (n known items; value may be None) with `positives`
     "Mean average precision over the classes that have a positive; raises `InputError` if none has"
     probs, truth, known = checked(probs, truth, known)
     names, positives = class_names(classes, truth.shape[1]), (truth & known).sum(0)
-    if not positives.any(): raise InputError('no class has a positive')
-    weights = np.concatenate([np.ones((1, len(probs)), np.int32), resample(len(probs), groups, n_boot, seed)])
-    aps = np.stack([_aps(probs[k, i], truth[k, i], weights[:, k]) if n else np.full(len(weights), np.nan)
-                    for i, (k, n) in enumerate(zip(known.T, positives))], 1)
+    aps = ap_draws(probs, truth, known, **kwargs)
     means = mean_of(aps)
     each = {c: as_measure(a[0], a[1:], k.sum(), n) | {'positives': int(n)} for c, a, k, n in zip(names, aps.T, known.T, positives)}
     return as_measure(means[0], means[1:], len(probs), positives.sum()) | {'classes': each}

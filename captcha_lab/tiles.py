@@ -30,7 +30,7 @@ from .core import InputError, seed_everything
 from .losses import EntropyMaxAPL, add_pseudo_negatives, many_label_loss, stack_targets
 from .tile_table import TILE_CLASSES, open_tile, tile_targets
 
-# %% ../nbs/09_tiles.ipynb #2199abf4
+# %% ../nbs/09_tiles.ipynb #d1f86bed
 def _open_square(path, size): return PILImage.create(square(open_tile(path), size))
 
 class _Squares:
@@ -67,28 +67,36 @@ def _seed_recipe(size):
     return dict(blocks=(ImageBlock, MultiCategoryBlock), get_items=get_image_files, get_y=_folder_label,
                 splitter=RandomSplitter(0.2, seed=42), item_tfms=RandomResizedCrop(size, min_scale=0.35))
 
+def _from_rows(image_block, classes):
+    "Pictures and targets of rows, split by part"
+    return dict(blocks=(image_block, TransformBlock(type_tfms=_Targets(classes))), get_items=partial(_items, classes=classes),
+                get_x=_path, get_y=_target, splitter=_by_part)
+
+def _crops_recipe(size, classes):
+    "The seed's pictures, our table"
+    return _from_rows(ImageBlock, classes) | dict(item_tfms=RandomResizedCrop(size, min_scale=0.35))
+
 def _our_recipe(size, classes, augment, min_scale):
-    "Decode once, augment in batches, split by part"
+    "Decode once, augment in batches"
     tfms = aug_transforms(augment, max_rotate=5., max_zoom=min_scale**-.5, max_warp=.1, p_affine=.9,
                           pad_mode=PadMode.Reflection)
-    return dict(blocks=(MemoryImageBlock(_Squares(size)), TransformBlock(type_tfms=_Targets(classes))),
-                get_items=partial(_items, classes=classes), get_x=_path, get_y=_target, splitter=_by_part,
-                batch_tfms=tfms if augment else None)
+    return _from_rows(MemoryImageBlock(_Squares(size)), classes) | dict(batch_tfms=tfms if augment else None)
 
 def tile_block(
-    recipe: str = 'ours', # ours: `dataloaders` takes rows of `tile_rows`; seed: it takes a folder of class folders
+    recipe: str = 'ours', # ours, or crops: `dataloaders` takes rows of `tile_rows`; seed: it takes a folder of class folders
     size: int = 128, # side of the squares, px
-    classes: tuple = TILE_CLASSES, # ours: names, in the order of the columns
+    classes: tuple = TILE_CLASSES, # ours and crops: names, in the order of the columns
     augment: float = 1., # ours: strength of the augmentation, 0 = none
     min_scale: float = .64, # ours: share of a picture's area that stays, at least
     **kwargs # of `DataBlock`, instead of the recipe's: `splitter`, `item_tfms`, `batch_tfms`, ...
 ) -> DataBlock: # pictures [N, 3, size, size], targets [N, L]; [N, 2, L] (seen, known absent) with corrections
     "The `DataBlock` of this lab by its recipe; raises `InputError` on an unknown one, or numbers out of range"
-    if recipe not in ('ours', 'seed'): raise InputError(f'unknown recipe {recipe!r}', fix='Use ours or seed')
+    makers = {'ours': lambda: _our_recipe(size, classes, augment, min_scale), 'crops': lambda: _crops_recipe(size, classes),
+              'seed': lambda: _seed_recipe(size)}
+    if recipe not in makers: raise InputError(f'unknown recipe {recipe!r}', fix=f'Use {", ".join(makers)}')
     if size < 32: raise InputError(f'pictures of {size} pixels are too small', fix='Use at least 32')
     if not 0 < min_scale <= 1: raise InputError(f'min_scale must be above 0 and at most 1, not {min_scale}')
-    own = _seed_recipe(size) if recipe == 'seed' else _our_recipe(size, classes, augment, min_scale)
-    return DataBlock(**own | kwargs)
+    return DataBlock(**makers[recipe]() | kwargs)
 
 # %% ../nbs/09_tiles.ipynb #27cfc0bd
 def _seen(targets): return (targets if targets.ndim == 2 else targets[:, 0]).as_subclass(torch.Tensor)
@@ -117,15 +125,15 @@ class SetLossEpoch(Callback):
     def before_validate(self): self.learn.loss_func.epoch = 0
     def after_fit(self): self.learn.loss_func.epoch = 0
 
-# %% ../nbs/09_tiles.ipynb #aa39f853
-def _probs(model, dls, pictures, bs):
+# %% ../nbs/09_tiles.ipynb #c8e4bc01
+def _probs(model, dls, pictures, bs, activation=torch.sigmoid):
     "Probabilities [n, L] of uint8 pictures [n, 3, H, W], prepared as in validation; leaves the model in its mode"
     was, device, out = model.training, next(model.parameters()).device, []
     model.eval()
     try:
         for x in pictures.as_subclass(torch.Tensor).split(bs):
             x = compose_tfms(TensorImage(x.to(device)), dls.valid.after_batch.fs, split_idx=1)
-            with torch.no_grad(): out.append(model(x.as_subclass(torch.Tensor)).sigmoid().float().cpu())
+            with torch.no_grad(): out.append(activation(model(x.as_subclass(torch.Tensor)).float()).cpu())
     finally: model.train(was)
     return torch.cat(out)
 
@@ -219,18 +227,19 @@ def train_tiles(
         raise InputError('em-apl cannot be resumed: pseudo-labels are not kept', fix='Start again without --resume')
     return learn, fine_tune_phases(learn, epochs, seed=seed, **kwargs)
 
-# %% ../nbs/09_tiles.ipynb #a6a11bd8
+# %% ../nbs/09_tiles.ipynb #a73a6b4d
 def tile_probs(
     learn: Learner, # from `tiles_learner`
     pictures, # file names, or uint8 [H, W, 3] each
     size: int = 128, # side at which the network is to see them, px: as in training
     bs: int = 64 # batch size
 ) -> np.ndarray: # float32 [n, L], in the order of `learn.dls.vocab`
-    "Probabilities for pictures; raises `InputError` on a file that can't be read"
+    "Probabilities for pictures by the `activation` of the loss; raises `InputError` on a file that can't be read"
     if not len(pictures): return np.zeros((0, len(learn.dls.vocab)), np.float32)
     opened = (p if isinstance(p, np.ndarray) else open_tile(p) for p in pictures)
     x = torch.stack([torch.from_numpy(square(p, size)).permute(2, 0, 1) for p in opened])
-    return _probs(learn.model, learn.dls, x, bs).numpy()
+    activation = getattr(learn.loss_func, 'activation', torch.sigmoid)
+    return _probs(learn.model, learn.dls, x, bs, activation).numpy()
 
 # %% ../nbs/09_tiles.ipynb #111e1837
 def _mix(x, y, alpha):
