@@ -305,7 +305,7 @@ def linear_head(
     for p in head[-1].parameters(): nn.init.zeros_(p)
     return head
 
-# %% ../nbs/06a_backbones.ipynb #87bed223
+# %% ../nbs/06a_backbones.ipynb #5b2be715
 def _add_norm(dls, stats):
     "Normalise batches, unless that's done"
     for dl in dls.loaders:
@@ -326,6 +326,7 @@ class FixedStats(Callback):
         for m in self.model[0].modules():
             if isinstance(m, nn.BatchNorm2d): m.eval()
 
+# %% ../nbs/06a_backbones.ipynb #5cf947a6
 @delegates(vision_learner)
 def picture_learner(
     dls: DataLoaders, # of pictures

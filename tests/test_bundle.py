@@ -15,13 +15,15 @@ from hypothesis import strategies as st
 
 from captcha_lab import bundle as lib
 from captcha_lab.bundle import (Bundle, export_onnx, find_bundle, fit_image, load_bundle, model_zoo, read_meta,
-                                save_bundle)
+                                round_weights, save_bundle)
 from captcha_lab.core import InputError, LabError, ModelError, share_path
+from captcha_lab.data import open_image
 from captcha_lab.render import Renderer
 from captcha_lab.split import NAIVE, Splitter
 from captcha_lab.tasks import TASKS, task_of
 
 torch = pytest.importorskip('torch')
+from captcha_lab.backbones import LITE0_STATS, linear_head, vision_body  # noqa: E402
 from captcha_lab.cnn import LetterCNN  # noqa: E402
 from captcha_lab.crnn import CRNN  # noqa: E402
 
@@ -431,7 +433,8 @@ def test_shipped_models_are_sound():
         for p in row['files']:
             image = np.full((metas[0]['input']['height'], 200), 255, np.uint8)
             row, = load_bundle(p).predict([image])
-            assert {'text', 'confidence'} <= set(row) and set(row) <= {'text', 'confidence', 'boxes', 'reason'}
+            if metas[0]['task'] == 'tiles': assert set(row) == {'top1', 'labels', 'probs'}
+            else: assert {'text', 'confidence'} <= set(row) <= {'text', 'confidence', 'boxes', 'reason'}
     assert sum(p.stat().st_size for p in share_path('models').glob('*')) <= 40e6
 
 
@@ -617,3 +620,272 @@ def test_letters_contents_that_do_not_fit(tmp_path, cutter, cutter_twin):
 def test_task_of():
     assert {n: task_of({'task': n}) for n in TASKS} == TASKS
     assert [task_of(o) for o in ({'task': None}, {'task': []}, {}, None, 3)] == [TASKS['ctc']]*5
+
+
+# ---- tiles: many labels a picture
+
+CLASSES = ['Bus', 'Car', 'Palm', 'Traffic Light']
+TILE_META = dict(name='toy', task='tiles', arch='lite0', arch_args={'n_symbols': 4, 'mirror': True}, vocab=CLASSES, card={'name': 'toy'},
+                 input=dict(mode='RGB', height=64, width=64, min_width=64, max_width=64), norm=dict(zip(('mean', 'std'), LITE0_STATS)),
+                 thresholds={'Bus': .5, 'Car': 0, 'Palm': 1, 'Traffic Light': .25})
+
+
+def tile_network(arch='lite0', seed=0):
+    "As a learner's model is put together, with statistics and a head that are not the initial ones"
+    torch.manual_seed(seed)
+    body = vision_body(arch, pretrained=False)
+    net = torch.nn.Sequential(body, linear_head(body.n_features, len(CLASSES), pool=getattr(body[0], 'needs_pool', True)))
+    for m in body.modules():
+        if isinstance(m, torch.nn.BatchNorm2d):
+            for v, (low, high) in zip((m.running_mean, m.running_var, m.weight.data), ((-.2, .2), (.5, 1.5), (-1.5, 1.5))): v.uniform_(low, high)
+    torch.nn.init.normal_(net[1][-1].weight, std=.5)
+    return net.eval()
+
+
+@pytest.fixture(scope='module')
+def street(tmp_path_factory):
+    return save_bundle(tmp_path_factory.mktemp('tiles')/'toy.safetensors', round_weights(tile_network().state_dict()), TILE_META)
+
+@pytest.fixture(scope='module')
+def street_twin(street): return export_onnx(street)
+
+@pytest.fixture(scope='module')
+def tiles_task(street): return TASKS['tiles'](read_meta(street))
+
+TILES = [np.random.default_rng(i).integers(0, 256, shape, dtype=np.uint8) for i, shape in enumerate((
+    (64, 64, 3), (128, 128, 3), (10, 10, 3), (40, 90), (300, 20, 1), (64, 64, 3)))]
+
+
+def same_tiles(a, b, tolerance=1e-4):
+    for x, y in zip(a, b, strict=True):
+        assert list(x['probs']) == list(y['probs']) == CLASSES and list(x['probs'].values()) == pytest.approx(list(y['probs'].values()), abs=tolerance)
+        assert x['top1'] == y['top1'] and x['labels'] == y['labels']
+
+
+def test_tiles_there_and_back(street, tmp_path):
+    bundle, net = load_bundle(street), tile_network()
+    state = round_weights(net.state_dict())
+    net.load_state_dict(state)
+    x = np.stack([bundle.prepare(o) for o in TILES])
+    mean, std = (torch.tensor(o).view(3, 1, 1) for o in LITE0_STATS)
+    planes = (torch.tensor(x).permute(0, 3, 1, 2)/255 - mean)/std
+    with torch.no_grad(): expected = ((net(planes) + net(planes.flip(-1)))/2).sigmoid().numpy()
+    assert np.abs(np.exp(bundle.run(x)) - expected).max() < 1e-5 and expected.std() > .1
+    assert {k: bundle.meta[k] for k in TILE_META} == TILE_META and bundle.vocab == CLASSES and bundle.meta == read_meta(street)
+    kept = lib._tensors(street.read_bytes(), bundle.meta, street)
+    assert set(kept) == set(state) and all(np.array_equal(kept[k], v.numpy()) and kept[k].shape == v.shape for k, v in state.items())
+    again = save_bundle(tmp_path/'again.safetensors', kept, {k: bundle.meta[k] for k in TILE_META})
+    assert again.read_bytes() == street.read_bytes() and street.stat().st_size < 5e6
+
+
+def test_tiles_answers(street):
+    rows = load_bundle(street).predict(TILES)
+    for r in rows:
+        assert set(r) == {'top1', 'labels', 'probs'} and all(type(p) is float and 0 <= p <= 1 for p in r['probs'].values())
+        likeliest = sorted(CLASSES, key=r['probs'].get, reverse=True)
+        assert r['top1'] == likeliest[0] and r['labels'] == [c for c in likeliest if r['probs'][c] >= TILE_META['thresholds'][c]]
+        assert 'Car' in r['labels'] and json.loads(json.dumps(r)) == r
+    assert rows[0] != rows[5]
+
+
+def test_tiles_same_alone_in_company_and_mirrored(street, tmp_path):
+    bundle = load_bundle(street)
+    together = bundle.predict(TILES)
+    same_tiles(together, [bundle.predict([o])[0] for o in TILES])
+    same_tiles(together, bundle.predict([o[:, ::-1] for o in TILES])) # all have an even number of columns left over
+    for size in (1, 4, 500): same_tiles(together, bundle.predict(TILES, batch_size=size))
+    same_tiles(bundle.predict(np.stack([TILES[0], TILES[5]])), [together[0], together[5]])
+    assert bundle.predict([]) == []
+    one_way = TILE_META | {'arch_args': {'n_symbols': 4, 'mirror': False}}
+    plain = load_bundle(save_bundle(tmp_path/'a.safetensors', tile_network().state_dict(), one_way))
+    a, b = (plain.predict([o])[0]['probs']['Bus'] for o in (TILES[0], TILES[0][:, ::-1]))
+    assert abs(a - b) > 1e-3
+
+
+def test_tiles_twin_looks_the_same(street, street_twin):
+    a, b = load_bundle(street), load_bundle(street_twin, threads=2)
+    same_tiles(a.predict(TILES), b.predict(TILES))
+    for n in (1, 2, 9):
+        x = np.random.default_rng(n).integers(0, 256, (n, 64, 64, 3), dtype=np.uint8)
+        assert a.run(x).shape == (n, 4) and a.run(x).dtype == b.run(x).dtype == np.float32
+        assert np.abs(np.exp(a.run(x)) - np.exp(b.run(x))).max() < 1e-4
+    assert {k: a.meta[k] for k in TILE_META} == {k: b.meta[k] for k in TILE_META}
+    assert street_twin.stat().st_size < 5e6
+
+
+def test_tiles_twin_is_ordinary_onnx(street_twin):
+    onnx = pytest.importorskip('onnx')
+    model = onnx.load(str(street_twin))
+    onnx.checker.check_model(model, full_check=True)
+    small = [w for w in model.graph.initializer if w.data_type == onnx.TensorProto.INT8]
+    assert len(small) > 25 and len({w.name for w in model.graph.initializer}) == len(model.graph.initializer)
+
+
+def test_tiles_twin_needs_neither_torch_nor_fastai(street_twin):
+    assert run(f'''
+        import sys, numpy as np
+        for name in ('torch', 'fastai', 'timm', 'torchvision', 'onnx'): sys.modules[name] = None # importing it would fail
+        from captcha_lab.bundle import load_bundle
+        print(len(load_bundle({str(street_twin)!r}).predict([np.zeros((60, 80), np.uint8)])), 'captcha_lab.backbones' in sys.modules)
+        ''') == '1 False'
+
+
+@pytest.mark.parametrize('arch', ['resnet18', 'mobilenetv3_small_050'])
+def test_tiles_other_networks(tmp_path, arch):
+    meta = TILE_META | {'arch': arch, 'norm': {'mean': .5, 'std': [.2, .3, .4]}}
+    bundle = load_bundle(save_bundle(tmp_path/'a.safetensors', tile_network(arch).state_dict(), meta))
+    same_tiles(bundle.predict(TILES), load_bundle(export_onnx(bundle.path)).predict(TILES))
+
+
+@pytest.mark.parametrize('mode, size', [
+    ('RGB', (10, 10)), ('RGB', (5000, 5000)), ('L', (50, 50)), ('LA', (64, 64)), ('RGBA', (64, 40)), ('P', (9, 700)), ('1', (64, 64)), ('I;16', (30, 30))])
+def test_tiles_any_picture(tmp_path, street_twin, mode, size):
+    image_lib = pytest.importorskip('PIL.Image')
+    image_lib.new(mode, size).save(tmp_path/'a.png')
+    bundle, image = load_bundle(street_twin), open_image(tmp_path/'a.png', mode='RGB')
+    ready = bundle.prepare(image)
+    assert ready.shape == (64, 64, 3) and ready.dtype == np.uint8 and len({*ready.reshape(-1)}) == 1
+    same_tiles(bundle.predict([ready]), bundle.predict([image])) # preparing twice changes nothing
+
+
+@given(st.integers(1, 300), st.integers(1, 300), st.sampled_from([(), (1,), (3,)]))
+def test_tiles_any_size(tiles_task, h, w, colours):
+    assert tiles_task.prepare(np.full((h, w, *colours), 7, np.uint8)).tolist() == np.full((64, 64, 3), 7).tolist()
+
+
+@pytest.mark.parametrize('images', [
+    [np.zeros((64, 64, 3))], ['a.png'], [None], [np.zeros(64, np.uint8)], [np.zeros((64, 64, 4), np.uint8)], [np.zeros((64, 64, 2), np.uint8)],
+    [np.zeros((0, 64, 3), np.uint8)], [np.zeros((64, 0), np.uint8)], np.zeros((64, 64, 3), np.uint8), [np.zeros((1, 64, 64, 3), np.uint8)]])
+def test_tiles_what_is_no_image(street_twin, images):
+    with pytest.raises(InputError) as e: load_bundle(street_twin).predict(images)
+    assert '\n' not in str(e.value)
+
+
+BAD_TILES = [
+    ('task', 'ctc'), ('arch', ''), ('arch', '../lite0'), ('arch', 'hf_hub:a/b'), ('arch', None), ('blank', 0), ('alphabets', None),
+    ('vocab', 'ABCD'), ('vocab', []), ('vocab', CLASSES[:3]), ('vocab', CLASSES[:3] + ['Bus']), ('vocab', CLASSES[:3] + ['']),
+    ('vocab', CLASSES[:3] + [4]), ('vocab', CLASSES[:3] + ['x'*81]), ('vocab', CLASSES[:3] + ['a\nb']), ('vocab', CLASSES[:3] + [' Palm']),
+    ('vocab', CLASSES[:3] + ['Lamp']), ('arch_args.n_symbols', 5), ('arch_args.n_symbols', 4.), ('arch_args.n_symbols', KeyError),
+    ('arch_args.mirror', 1), ('arch_args.mirror', None), ('arch_args.mirror', KeyError), ('arch_args.hidden', 8),
+    ('thresholds', None), ('thresholds', .5), ('thresholds', {}), ('thresholds', [.5]*4), ('thresholds.Bus', KeyError), ('thresholds.Lamp', .5),
+    ('thresholds.Bus', 1.01), ('thresholds.Bus', -.01), ('thresholds.Bus', None), ('thresholds.Bus', '0.5'), ('thresholds.Bus', True),
+    ('norm.mean', [.5, .5]), ('norm.mean', [.5]*4), ('norm.mean', [.5, .5, '0']), ('norm.mean', []), ('norm.std', [.5, .5]),
+    ('norm.std', [.5, .5, 0]), ('norm.std', 0), ('norm', KeyError), ('norm.mean', None), ('input.mode', 'L'), ('input.height', 32),
+    ('input.width', None), ('input.min_width', 32), ('input.max_width', 128), ('input.height', 64.)]
+
+
+@pytest.mark.parametrize('where, value', BAD_TILES)
+def test_every_field_of_tiles_is_checked(tmp_path, street, where, value):
+    from safetensors.numpy import save
+    meta = changed(read_meta(street), where, value)
+    sealed = meta | {'meta_sha256': lib._meta_digest(meta)}
+    refused(spoil(tmp_path/'a.safetensors', save({'a': np.zeros(1)}, {'captcha_lab': lib._dump(sealed)})), 'bad model')
+    del meta['meta_sha256'] # it is filled in
+    with pytest.raises(ModelError): save_bundle(tmp_path/'b.safetensors', {}, meta)
+
+
+def test_tiles_contents_that_do_not_fit(tmp_path, street, street_twin):
+    state = tile_network().state_dict()
+    for i, tensors in enumerate(({}, state | {'extra': torch.zeros(1)}, state | {'1.3.bias': torch.zeros(5)}, network().state_dict())):
+        path = save_bundle(tmp_path/f'{i}.safetensors', tensors, TILE_META)
+        with pytest.raises(ModelError, match='do not fit its arch'): load_bundle(path)
+    for arch in ('resnet18', 'lite9', 'os.system', 'vit_giant_patch14_224'): # the last takes no memory
+        path = save_bundle(tmp_path/f'{arch}.safetensors', state, TILE_META | {'arch': arch})
+        with pytest.raises(ModelError, match='do not fit its arch'): load_bundle(path)
+    for path in (street, street_twin):
+        raw = path.read_bytes()
+        for at in [*np.random.default_rng(0).integers(0, len(raw), 12), len(raw)//2]:
+            spoiled = bytearray(raw)
+            spoiled[at] ^= 1
+            try: assert load_bundle(spoil(tmp_path/f'c{path.suffix}', bytes(spoiled))).meta == read_meta(path)
+            except ModelError as e: assert '\n' not in str(e)
+
+
+# ---- weights in eight bits
+
+HEAD = '1.3.weight'
+
+
+@pytest.mark.parametrize('change, word', [
+    (lambda t: t.pop(HEAD + '.scale'), 'cannot be read'), (lambda t: t.update({HEAD + '.scale': t[HEAD + '.scale'][1:]}), 'cannot be read'),
+    (lambda t: t.update({HEAD + '.scale': t[HEAD + '.scale'][:, None]}), 'cannot be read'),
+    (lambda t: t.update({HEAD + '.scale': t[HEAD + '.scale'].astype(np.float64)}), 'cannot be read'),
+    (lambda t: t.update({HEAD + '.scale': t[HEAD + '.scale']*2}), 'altered'), (lambda t: t.update({HEAD: t[HEAD] + 1}), 'altered'),
+    (lambda t: t.update({HEAD + '.scale': t[HEAD + '.scale']*np.float32(np.nan)}), 'altered'),
+    (lambda t: t.update({HEAD: t[HEAD].astype(np.float32)}), 'altered'), (lambda t: t.update({HEAD: np.zeros((), np.int8)}), 'cannot be read')])
+def test_damaged_scale(tmp_path, street, change, word):
+    from safetensors.numpy import load, save
+    tensors, meta = load(street.read_bytes()), read_meta(street)
+    assert tensors[HEAD].dtype == np.int8 and tensors[HEAD + '.scale'].shape == (4,)
+    change(tensors)
+    path = spoil(tmp_path/'a.safetensors', save(tensors, {'captcha_lab': lib._dump(meta)}))
+    with pytest.raises(ModelError, match=word) as e: load_bundle(path)
+    assert '\n' not in str(e.value)
+
+
+def test_scale_that_is_nan_in_a_sealed_file(tmp_path, street):
+    from safetensors.numpy import load, save
+    tensors, meta = load(street.read_bytes()), read_meta(street)
+    tensors[HEAD + '.scale'][1] = np.inf
+    meta['weights_sha256'] = lib._weights_digest(lib._unpacked(tensors))
+    path = spoil(tmp_path/'a.safetensors', save(tensors, {'captcha_lab': lib._dump(lib._sealed(meta))}))
+    with pytest.raises(ModelError, match='NaN'): load_bundle(path)
+
+
+@settings(max_examples=60)
+@given(st.integers(1, 5), st.integers(8, 40), st.floats(-30, 30), st.integers(0, 99))
+def test_rounding_is_exact_from_then_on(n, m, power, seed):
+    rng = np.random.default_rng(seed)
+    w = (rng.normal(size=(n, m))*10**power).astype(np.float32)
+    w[0, :m//2] = 0
+    once = round_weights({'w': w}, min_size=1)['w']
+    largest = np.abs(w).max(1, keepdims=True)
+    assert (np.abs(once - w) <= largest/250).all() and once.dtype == np.float32
+    assert np.array_equal(round_weights({'w': once}, min_size=1)['w'], once)
+    packed = lib._packed({'w': once})
+    assert packed['w'].dtype == np.int8 and packed['w'].shape == w.shape and set(packed) == {'w', 'w.scale'}
+    assert np.array_equal(lib._unpacked(packed)['w'], once)
+    assert set(lib._packed({'w': w})) == {'w'} # what is on no such grid stays as it is
+
+
+def test_what_is_rounded():
+    state = tile_network().state_dict()
+    new = round_weights(state)
+    assert list(new) == list(state) and all(new[k].dtype == v.dtype and new[k].shape == v.shape for k, v in state.items())
+    touched = {k for k, v in state.items() if not torch.equal(v, new[k])}
+    assert touched and all(state[k].numel() >= 4096 and state[k].shape[1] > 1 for k in touched)
+    assert HEAD in touched and not any('conv_dw' in k or '.bn' in k for k in touched)
+    assert round_weights({'a': np.ones((64, 64)), 'b': torch.ones(64, 64, dtype=torch.int64)})['a'].dtype == np.float64
+    assert round_weights({}) == {}
+
+
+def test_odd_tensors_are_kept(tmp_path):
+    "Zeros, minus zeros, a name that is taken, few numbers a row, none at all, numbers too small for a step"
+    arrays = {'zeros': np.zeros((3, 9), np.float32), 'minus': -np.zeros((3, 9), np.float32), 'taken': np.zeros((3, 9), np.float32),
+              'taken.scale': np.ones(2, np.float32), 'narrow': np.ones((9, 3), np.float32), 'empty': np.zeros((0, 9), np.float32),
+              'tiny': np.full((2, 9), 1e-45, np.float32), 'nan': np.full((2, 9), np.nan, np.float32), 'ones': np.ones((4, 16), np.float32)}
+    packed = lib._packed(arrays)
+    assert {k for k, v in packed.items() if v.dtype == np.int8} == {'zeros', 'minus', 'ones'}
+    back = lib._unpacked(packed)
+    assert set(back) == set(arrays) and all(np.allclose(back[k], v, rtol=1e-6, equal_nan=True) for k, v in arrays.items())
+    save_bundle(tmp_path/'a.safetensors', arrays, META)
+    with pytest.raises(ModelError, match='NaN'): load_bundle(tmp_path/'a.safetensors')
+
+
+def test_channels_last_is_no_matter(tmp_path):
+    net = letter_network()
+    kept = save_bundle(tmp_path/'a.safetensors', net.state_dict(), LETTER_META).read_bytes()
+    last = net.to(memory_format=torch.channels_last).state_dict()
+    assert save_bundle(tmp_path/'b.safetensors', last, LETTER_META).read_bytes() == kept
+
+
+def test_small_files_of_any_task(tmp_path, words):
+    state = letter_network().state_dict()
+    meta = LETTER_META | {'arch_args': LETTER_ARGS}
+    large, small = (load_bundle(save_bundle(tmp_path/f'{name}.safetensors', s, meta)) for name, s in (
+        ('large', state), ('small', round_weights(state, min_size=1000))))
+    assert small.path.stat().st_size < .7*large.path.stat().st_size
+    assert small.meta['weights_sha256'] != large.meta['weights_sha256']
+    twin = load_bundle(export_onnx(small.path))
+    assert twin.path.stat().st_size < export_onnx(large.path).stat().st_size and twin.meta['weights_sha256'] == small.meta['weights_sha256']
+    same_rows(small.predict(words), twin.predict(words))
