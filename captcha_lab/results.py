@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['STUDIES', 'run_study']
 
-# %% ../nbs/14b_results.ipynb #3ebf7b6f
+# %% ../nbs/14b_results.ipynb #0a927501
 import json
 import time
 from pathlib import Path
@@ -13,11 +13,13 @@ from pathlib import Path
 from .bundle import find_bundle, load_bundle
 from .core import InputError, run_card, save_card
 from .data import open_image
+from .leak_study import leak_study
 from .letter_studies import curve_study, level0_study, levels_study, ways_study
 from .metrics import share
 from .render import font_sets
 from .runs import judge, rendered_samples, stored_samples
 from .study import cross_validate, learning_curve, pool_reads, run_jobs, train_and_read
+from .tile_studies import labels_study, losses_study, model_study, recipe_study
 
 # %% ../nbs/14b_results.ipynb #c863471a
 _SEEDS = (0, 1, 2)
@@ -114,12 +116,13 @@ def _rendered_fonts(folder, workers):
     about = {'id': 'rendered', 'level': 1, 'n': 4000, 'length': '4-6', 'seed': '50, 51'}
     return measures, about, '4,000 images of one family to learn from, 500 of each to read', (0,)
 
-# %% ../nbs/14b_results.ipynb #a1c477c9
+# %% ../nbs/14b_results.ipynb #a64dac16
 STUDIES = {'ctc_captcha_v2_cv': _captcha_v2_cv, 'ctc_captcha_v2_cv_pretrained': _captcha_v2_cv_pretrained,
            'ctc_captcha_v2_split': _captcha_v2_split, 'ctc_captcha_v2_curve': _captcha_v2_curve,
            'ctc_rendered_lengths': _rendered_lengths, 'ctc_rendered_levels': _rendered_levels,
            'ctc_rendered_fonts': _rendered_fonts, 'letters_level0': level0_study, 'letters_levels': levels_study,
-           'letters_ways': ways_study, 'letters_curve': curve_study}
+           'letters_ways': ways_study, 'letters_curve': curve_study, 'tiles_leak': leak_study, 'tiles_labels': labels_study,
+           'tiles_recipe': recipe_study, 'tiles_losses': losses_study, 'tiles_model': model_study}
 
 def run_study(
     name: str, # of `STUDIES`
