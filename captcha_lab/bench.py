@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['GET_PEER', 'TURN', 'result', 'one_core', 'Peer', 'compare', 'exactness', 'batches', 'widths', 'input_share',
-           'bench_files', 'bench_ctc', 'Rival', 'bench_letters']
+           'bench_files', 'bench_ctc', 'Rival', 'bench_letters', 'one_thread', 'bench_tiles']
 
-# %% ../nbs/14c_bench.ipynb #a824e9ca
+# %% ../nbs/14c_bench.ipynb #7166e0eb
 import contextlib
 import itertools
 import json
@@ -23,7 +23,8 @@ import numpy as np
 from .bundle import load_bundle
 from .core import InputError, load_cards, progress
 from .data import open_image, text_label
-from .metrics import exact_match
+from .metrics import exact_match, share
+from .recipes import RECIPES
 from .render import Renderer, save_rendered
 from .runs import stored_samples
 
@@ -146,7 +147,7 @@ class Peer:
             raise InputError(f"the peer does not work ({row['error']:.160})", self.python, GET_PEER)
         return row
 
-# %% ../nbs/14c_bench.ipynb #5a55bda5
+# %% ../nbs/14c_bench.ipynb #ad857e97
 TURN = 30 # files in a row, before it's the other's turn
 
 def compare(
@@ -154,27 +155,27 @@ def compare(
     files: list, # image files
     peer: Peer | None = None, # the other program, started
     runs: int = 5 # how often to go through all files
-) -> tuple: # (ms of ours, one value a run), (ms of the peer, the same or None), our texts, the peer's texts or None
-    "Median time from file to string, in turn, `TURN` files at a time so that neither finds the other's data in its cache"
-    times, texts = {'ours': [], 'peer': []}, {}
+) -> tuple: # (ms of ours, one value a run), (ms of the peer, the same or None), our answers, the peer's answers or None
+    "Median time from file to answer, in turn, `TURN` files at a time so that neither finds the other's data in its cache"
+    times, answers = {'ours': [], 'peer': []}, {}
     _in_turn(bundle, files[:TURN], peer)
-    for _ in progress(range(runs), 'file to string'):
+    for _ in progress(range(runs), 'file to answer'):
         rows = [r for i in range(0, len(files), TURN) for r in _in_turn(bundle, files[i:i + TURN], peer)]
         for who, i in (('ours', 0), ('peer', 1)):
             if not rows[0][i]: continue
             times[who].append(1e3*median(r[i][1] for r in rows))
-            texts[who] = [r[i][0] for r in rows]
-    return times['ours'], times['peer'] or None, texts['ours'], texts.get('peer')
+            answers[who] = [r[i][0] for r in rows]
+    return times['ours'], times['peer'] or None, answers['ours'], answers.get('peer')
 
 def _in_turn(bundle, files, peer):
-    "((text, seconds) of ours, of the peer) for each file: first ours all files, then the peer"
+    "((answer, seconds) of ours, of the peer) for each file: first ours all files, then the peer"
     ours = [_timed(bundle, f) for f in files]
     return list(zip(ours, [peer and peer.read(f) for f in files]))
 
 def _timed(bundle, file):
-    start = time.perf_counter()
-    text = bundle.predict([open_image(file)])[0]['text']
-    return text, time.perf_counter() - start
+    recipe, start = RECIPES[bundle.meta['task']], time.perf_counter()
+    answer = recipe.answer(bundle.predict([recipe.pixels(file)])[0])
+    return answer, time.perf_counter() - start
 
 # %% ../nbs/14c_bench.ipynb #0e742d29
 def exactness(
@@ -195,16 +196,18 @@ def _fair(bundle, texts, true, about):
     card = load_cards(pattern=name).get(name)
     return card and card['measures']['exact_match'], f'exact match, ours out of fold (card {name})'
 
-# %% ../nbs/14c_bench.ipynb #36b1dd2e
+# %% ../nbs/14c_bench.ipynb #5fe5ec8e
 def batches(
     path: str | Path, # a bundle or its twin
     files: list, # image files
     runs: int = 5 # how often
 ) -> list: # two rows
     "Images a second on all cores in batches of 64: from files, and from memory"
-    bundle, images, spent = load_bundle(path, threads=0), [open_image(f) for f in files], {'files': [], 'memory': []}
+    bundle, spent = load_bundle(path, threads=0), {'files': [], 'memory': []}
+    pixels = RECIPES[bundle.meta['task']].pixels
+    images = [pixels(f) for f in files]
     for _ in range(runs + 1):
-        spent['files'].append(_seconds(lambda: bundle.predict([open_image(f) for f in files])))
+        spent['files'].append(_seconds(lambda: bundle.predict([pixels(f) for f in files])))
         spent['memory'].append(_seconds(lambda: bundle.predict(images)))
     what = 'batches of 64 from {}, all cores'.format
     return [result(what(k), 'images/s', [len(files)/s for s in v[1:]]) for k, v in spent.items()]
@@ -313,7 +316,7 @@ def bench_ctc(
     yield from batches(path, files, runs)
     yield input_share(list(zip(files[:640], texts)), bundle.vocab.alphabet, runs, device)
 
-# %% ../nbs/14c_bench.ipynb #5c33e4e2
+# %% ../nbs/14c_bench.ipynb #2167f740
 class Rival:
     "Another bundle in the place of a `Peer`"
     def __init__(self,
@@ -323,8 +326,8 @@ class Rival:
     def read(self,
         file: str | Path, # an image file
         symbols: str = '' # not used: a bundle knows its symbols
-    ) -> tuple: # (text, seconds)
-        "What it reads, and how long that takes it"
+    ) -> tuple: # (answer, seconds)
+        "What it says, and how long that takes it"
         return _timed(self.bundle, file)
 
 # %% ../nbs/14c_bench.ipynb #f4c1293f
@@ -350,3 +353,42 @@ def bench_letters(
         spent = [_seconds(lambda: [open_image(f) for f in files]) for _ in range(runs)]
         yield result('opening the file', 'ms', [1e3*s/len(files) for s in spent], less=True)
     yield from batches(path, files, runs)
+
+# %% ../nbs/14c_bench.ipynb #29e23a5f
+@contextlib.contextmanager
+def one_thread(): # yields nothing
+    "Let torch work with one thread, as a twin does"
+    import torch
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try: yield
+    finally: torch.set_num_threads(before)
+
+# %% ../nbs/14c_bench.ipynb #ccf5bbdf
+def bench_tiles(
+    path: str | Path, # an ONNX twin; the model lies beside it
+    rival: Rival, # the model itself
+    files: list, # image files
+    runs: int = 5 # how often each time is taken
+): # yields rows as `result` makes them
+    "The benchmark of a model for tiles: its twin beside itself as torch runs it"
+    with one_core(), one_thread():
+        bundle, model = load_bundle(path), rival.bundle
+        mine, theirs, said, said_too = compare(bundle, files, rival, runs)
+        yield result('file to answer, one tile, one core', 'ms', mine, theirs, less=True)
+        images = [RECIPES['tiles'].pixels(f) for f in files]
+        work = [lambda b=b: [b.predict([o]) for o in images] for b in (bundle, model)]
+        spent = [[1e3*_seconds(w)/len(images) for w in work] for _ in range(runs + 1)]
+        yield result('picture in memory to answer, one tile, one core', 'ms', *map(list, zip(*spent[1:])), less=True)
+        work = [lambda b=b: b.predict(images) for b in (bundle, model)]
+        spent = [[len(images)/_seconds(w) for w in work] for _ in range(runs + 1)]
+        yield result('batches of 64 from memory, one core', 'images/s', *map(list, zip(*spent[1:])))
+        same = sum(a == b for a, b in zip(said, said_too))
+        yield exactness('same answers as the model', share(same, len(files)))
+        yield _farthest(bundle, model, images)
+    yield from batches(path, files, runs)
+
+def _farthest(bundle, model, images):
+    "How far apart two models are"
+    probs = [np.array([list(r['probs'].values()) for r in b.predict(images)]) for b in (bundle, model)]
+    return result('greatest difference of a probability', 'share', [float(np.abs(probs[0] - probs[1]).max())])

@@ -4,24 +4,25 @@
 
 # %% auto #0
 __all__ = ['rendered_alphabets', 'rendered_samples', 'holds_letters', 'stored_samples', 'folder_samples', 'letter_samples',
-           'part_of', 'check_texts', 'judge', 'predictions_sheet', 'run_folder', 'first_weights', 'make_reader',
-           'quickstart']
+           'part_of', 'stored_tiles', 'tile_parts', 'judge', 'predictions_sheet', 'run_folder', 'first_weights',
+           'make_reader', 'quickstart']
 
-# %% ../nbs/14a_runs.ipynb #017730b3
+# %% ../nbs/14a_runs.ipynb #6e76fe82
 import contextlib
+import shutil
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 
-from .bundle import load_bundle, save_bundle
-from .core import DataError, InputError, LabError, progress, run_card, save_card, sha256, whole_file
+from .bundle import load_bundle, round_weights, save_bundle
+from .core import DataError, InputError, progress, run_card, save_card, sha256, share_path, whole_file
 from .cutting import load_letters
 from .data import audit, fetch, list_images, load_split, make_splits, open_image, registry, text_label, text_manifest
-from .metrics import text_report
-from .recipes import RECIPES, CTCRecipe, CutImage, read_cut
+from .recipes import RECIPES, CTCRecipe, CutImage, TextRecipe
 from .render import Renderer
+from .tile_table import TILE_CLASSES, tile_rows, trimmed_rows
 
 # %% ../nbs/14a_runs.ipynb #ca19f863
 def rendered_alphabets(
@@ -130,73 +131,80 @@ def part_of(
     chosen = rows if part == 'all' else rows[rows['split'] == part]
     return list(zip(chosen['path'], chosen['label']))
 
-# %% ../nbs/14a_runs.ipynb #c1552aa6
-def check_texts(
-    samples: list, # (file name, uint8 array or `CutImage`, text)
-    alphabet: str # the symbols that a model knows
-):
-    "Raise `InputError` with the first sample whose text holds another symbol"
-    for i, (image, text, *_) in enumerate(samples):
-        if bad := [c for c in text if c not in alphabet]:
-            name = image if isinstance(image, (str, Path)) else f'sample {i}'
-            raise InputError(f"symbol {bad[0]!r} is not in the model's alphabet {alphabet}", name,
-                             'Leave it out, or train a model on such images')
+# %% ../nbs/14a_runs.ipynb #023c6a1a
+def stored_tiles(
+    data: str, # a data set of the registry with tiles, or a folder of class folders
+    corrections: str | Path | None = None, # a CSV file; None: the repository's for the known set, none for a folder
+    classes: tuple = TILE_CLASSES # names allowed, in the order of the columns
+) -> tuple: # the table of `tile_rows`, and what a run card should say of it
+    "Tiles from files, with the committed split of the known set or a fresh one that keeps duplicates together"
+    if Path(data).is_dir():
+        rows, about = tile_rows(data, None, corrections, classes), {'id': Path(data).resolve().name}
+    else:
+        entry = registry(data)
+        if entry['task'] != 'tiles':
+            raise InputError(f'{data} holds no tiles', fix='Use tiles, or a folder of class folders')
+        if corrections is None: corrections = share_path('labels', f'{data}_multilabel.csv')
+        about = {'id': data, 'sha256': entry['sources'][0]['sha256']}
+        rows = tile_rows(fetch(data), data, corrections, classes)
+    about |= {'n': len(rows), 'looked_through': int(rows.checked.sum())}
+    return rows, about | ({'corrections': sha256(corrections)} if corrections else {})
 
-# %% ../nbs/14a_runs.ipynb #32dd89d9
+# %% ../nbs/14a_runs.ipynb #d5dc10b5
+_ENOUGH = 100 # tiles looked through, to tune on them
+
+def tile_parts(
+    rows, # from `stored_tiles`
+    tune: str | None = None, # corrected: on half of the training tiles looked through; valid; None: the first, if a hundred are
+    trimmed: int | None = None # tiles a class to learn from; all, if None
+) -> tuple: # samples to learn from, to tune on, and to test on: rows of the table
+    "Deal tiles out; raises `InputError` on an unknown way, or where nothing was looked through"
+    if tune not in (None, 'corrected', 'valid'):
+        raise InputError(f'unknown way to tune {tune!r}', fix='Use corrected or valid')
+    looked = rows.checked & (rows.part == 'train')
+    if tune == 'corrected' and not looked.any():
+        raise InputError('no training tile was looked through', fix='Give --corrections, or use --tune valid')
+    if tune == 'corrected' or (tune is None and looked.sum() >= _ENOUGH):
+        kept = looked & (rows.group % 2 == 0)
+        near = rows.group.isin(set(rows.group[kept]))
+        rows = rows.assign(part=rows.part.where(rows.part == 'test', 'train').mask(kept, 'valid'))[kept | ~near]
+    if trimmed: rows = trimmed_rows(rows, trimmed)
+    return tuple(list(rows[rows.part == p].itertuples(index=False, name='Tile')) for p in ('train', 'valid', 'test'))
+
+# %% ../nbs/14a_runs.ipynb #e8f5d8ea
 def judge(
     bundle, # a `Bundle`
-    samples: list, # (file name, uint8 array or `CutImage`, text), or (uint8 array, text, true boxes)
-    train_texts: list | None = None # for the trivial baseline
-) -> tuple: # measures for a run card, and one dict a sample: true, text, confidence, error
-    "Let a model read samples; a picture that can't be read counts as wrong"
-    rows = [_try_open(bundle, *s[:2]) for s in samples]
-    for kind, read in (('image', bundle.predict), ('cut', lambda images: read_cut(bundle, images))):
-        some = [r for r in rows if kind in r]
-        for r, found in zip(some, read([r.pop(kind) for r in some])): r |= found
-    conf = [r.get('confidence') for r in rows]
-    report = text_report([r.get('text') for r in rows], [r['true'] for r in rows], conf, train_texts)
-    return report | RECIPES[bundle.meta['task']].measures(bundle, samples, rows), rows
+    samples: list, # as the task's recipe takes them
+    train: list | None = None # samples for the trivial baseline, where it needs some
+) -> tuple: # measures for a run card, and one dict a sample: what was found, or error
+    "Let a model answer; a picture that can't be read counts as wrong"
+    return RECIPES[bundle.meta['task']].judge(bundle, samples, train)
 
-def _try_open(bundle, image, text):
-    row = {'true': text}
-    if isinstance(image, CutImage): return row | {'cut': image}
-    try: return row | {'image': bundle.prepare(image if isinstance(image, np.ndarray) else open_image(image))}
-    except LabError as e: return row | {'error': str(e)}
-
-# %% ../nbs/14a_runs.ipynb #51473e14
+# %% ../nbs/14a_runs.ipynb #2970fd49
 def predictions_sheet(
-    samples: list, # (file name, uint8 array or `CutImage`, text)
-    rows: list, # what was read, from `judge`
-    n: int = 24 # pictures on the sheet
+    samples: list, # what was judged
+    rows: list, # what was found, from `judge`
+    n: int = 24, # pictures on the sheet
+    recipe = TextRecipe # a recipe: says how an answer is drawn
 ): # a matplotlib figure
-    "Pictures with what was read in them: errors first, then the least sure"
+    "Pictures with what was found in them: errors first, then the least sure"
     from matplotlib.figure import Figure
-    doubt = lambda r: (r.get('text') == r['true'], r.get('confidence', 0))
-    order = sorted(range(len(rows)), key=lambda i: doubt(rows[i]))[:n]
-    columns = min(4, len(order))
-    lines = -(-len(order) // columns)
-    fig = Figure(figsize=(2.4*columns, .35 + .95*lines), layout='constrained')
-    wrong = sum(r.get('text') != r['true'] for r in rows)
-    fig.suptitle(f'{wrong} of {len(rows)} read wrongly; errors first, then the least sure', fontsize=10)
-    axes = fig.subplots(lines, columns, squeeze=False).flat
-    for ax, i in zip(axes, order): _draw_read(ax, samples[i][0], rows[i])
+    shown = [recipe.show(s, r) for s, r in zip(samples, rows)]
+    worst = sorted(shown, key=lambda o: o[2:])[:n]
+    width, height, points = recipe.sheet
+    columns = min(round(9.6/width), len(worst))
+    lines = -(-len(worst) // columns)
+    fig = Figure(figsize=(width*columns, .35 + height*lines), layout='constrained')
+    wrong = sum(not right for *_, right, _ in shown)
+    fig.suptitle(f'{wrong} of {len(rows)} wrong; errors first, then the least sure', fontsize=10)
+    for ax, (image, title, right, _) in zip(fig.subplots(lines, columns, squeeze=False).flat, worst):
+        if image is not None: ax.imshow(recipe.pixels(image), cmap='gray', vmin=0, vmax=255)
+        ax.set_title(title, fontsize=points, color='#1b6e3c' if right else '#b3261e', family='monospace')
     for ax in fig.axes: ax.axis('off')
     return fig
 
-def _draw_read(ax, image, row):
-    right, read = row.get('text') == row['true'], row.get('text')
-    if read is not None: ax.imshow(_pixels(image), cmap='gray', vmin=0, vmax=255)
-    title = row['true'] if right else f"{read or 'nothing'}, not {row['true']}"
-    style = dict(fontsize=9, color='#1b6e3c' if right else '#b3261e', family='monospace')
-    ax.set_title(f"{title}  ({row.get('confidence', 0):.2f})", **style)
-
-def _pixels(image):
-    "A picture, or letters in a row"
-    if isinstance(image, CutImage): return np.hstack([*image.letters] or [np.zeros((28, 28), np.uint8)])
-    return image if isinstance(image, np.ndarray) else open_image(image)
-
-# %% ../nbs/14a_runs.ipynb #1de0c42c
-_CHECKPOINT = 'checkpoint.safetensors'
+# %% ../nbs/14a_runs.ipynb #892d1e99
+_CHECKPOINT, _PHASES = 'checkpoint.safetensors', ('frozen', 'all') # folders of their own, where training has phases
 
 @contextlib.contextmanager
 def run_folder(
@@ -215,12 +223,16 @@ def run_folder(
         _check_use(folder, before, resume, force)
         yield folder
     except BaseException:
-        if not (folder/_CHECKPOINT).exists(): _put_back(folder, before, new)
+        if not _begun(folder): _put_back(folder, before, new)
         raise
+
+def _begun(folder):
+    "Is there something to resume?"
+    return any((folder/p/_CHECKPOINT).exists() for p in ('', *_PHASES))
 
 def _check_use(folder, before, resume, force):
     "Is the folder free, or meant to be used?"
-    begun = (folder/_CHECKPOINT).exists()
+    begun = _begun(folder)
     if resume and not begun:
         raise InputError('no checkpoint to resume from', folder, 'Leave out --resume to start from the beginning')
     if before and not (resume or force):
@@ -231,7 +243,10 @@ def _put_back(folder, before, new):
     "Remove what a failed run has left"
     with contextlib.suppress(OSError):
         for p in set(folder.glob('history.csv')) - before: p.unlink()
+        for p in _phases(folder) - before: shutil.rmtree(p)
         if new: folder.rmdir()
+
+def _phases(folder): return {folder/p for p in _PHASES if (folder/p).is_dir()}
 
 # %% ../nbs/14a_runs.ipynb #2e32021e
 def first_weights(
@@ -244,11 +259,11 @@ def first_weights(
     if bundle.meta['task'] != 'ctc': raise InputError(f"a model for {bundle.meta['task']}, not for ctc", path)
     return load_file(path), bundle.vocab.alphabet
 
-# %% ../nbs/14a_runs.ipynb #b7eafdb4
+# %% ../nbs/14a_runs.ipynb #11574ef4
 def make_reader(
-    recipe, # a `CTCRecipe` or a `LettersRecipe`; it knows the symbols
+    recipe, # a `CTCRecipe`, `LettersRecipe` or `TilesRecipe`; it knows the symbols or classes
     train: list, # samples to learn from
-    valid: list, # samples for the loss curve, early stopping and the confidence
+    valid: list, # samples for the loss curve, early stopping, the confidence and thresholds
     test: list, # samples to report on; may be empty
     folder: str | Path, # where everything goes
     name: str, # of the model and its card
@@ -263,18 +278,20 @@ def make_reader(
     "Train a reader, judge it, and write model, card, history, plot and sheet; raises `InputError` if `folder` is in use"
     began, options = time.perf_counter(), dict(seed=seed, device=device, **kwargs)
     _check_options(train, valid, **kwargs)
-    check_texts([*train, *valid], recipe.alphabet)
+    recipe.check([*train, *valid], recipe.vocab)
     with run_folder(folder, resume, force) as folder:
         learn, history = recipe.train(train, valid, folder=folder, resume=resume, **options)
         spent = time.perf_counter() - began
-        meta = {'name': name} | recipe.fields(learn, valid if test else []) # without `test`, `valid` was learnt, too
-        model = save_bundle(folder/f'{name}.safetensors', learn.model.state_dict(), meta, force=True)
-        report, rows = judge(load_bundle(model), test, [s[1] for s in train]) if test else ({}, [])
+        if recipe.eight_bits: learn.model.load_state_dict(round_weights(learn.model.state_dict()))
+        weights, fields = recipe.pack(learn, valid if test else []) # without `test`, `valid` was learnt, too
+        model, meta = folder/f'{name}.safetensors', {'name': name} | fields
+        save_bundle(model, weights, meta, force=True)
+        report, rows = judge(load_bundle(model), test, train) if test else ({}, [])
         card = run_card(name, command, about, report, seconds=time.perf_counter() - began, device=device, seeds=[seed],
                         split=f'{len(train)} train, {len(valid)} valid, {len(test)} test', options=kwargs,
                         training_seconds=round(spent, 1), epochs=len(history), **recipe.notes)
-        save_bundle(model, learn.model.state_dict(), meta | {'card': card}, force=True)
-        _leave(folder, card | {'bundle_sha256': sha256(model)}, history, recipe.metric, test, rows)
+        save_bundle(model, weights, meta | {'card': card}, force=True)
+        _leave(folder, card | {'bundle_sha256': sha256(model)}, history, recipe, test, rows)
     return card
 
 def _check_options(train, valid, epochs=1, lr=1e-3, bs=1, patience=None, **kwargs):
@@ -285,17 +302,19 @@ def _check_options(train, valid, epochs=1, lr=1e-3, bs=1, patience=None, **kwarg
         if v is not None and v < 1: raise InputError(f'{name} must be at least 1, not {v}')
     if not 0 < lr <= 1: raise InputError(f'lr must be above 0 and at most 1, not {lr}', fix='Try 0.004')
 
-def _leave(folder, card, history, metric, test, rows):
-    "Card, loss plot and sheet; the checkpoint, and the twin of a replaced model, have done their work"
+def _leave(folder, card, history, recipe, test, rows):
+    "Card, history, loss plot and sheet; checkpoints, and the twin of a replaced model, have done their work"
     from matplotlib.figure import Figure
-    from captcha_lab.train import plot_history
+    from captcha_lab.train import plot_history, write_rows
     fig = Figure(figsize=(6, 3.4), layout='constrained')
-    plot_history(history, fig.add_subplot(), metric=metric)
-    figures = {'loss.png': fig} | ({'predictions.png': predictions_sheet(test, rows)} if test else {})
+    plot_history(history, fig.add_subplot(), metric=recipe.metric)
+    figures = {'loss.png': fig} | ({'predictions.png': predictions_sheet(test, rows, recipe=recipe)} if test else {})
     for name, f in figures.items():
         with whole_file(folder/name, force=True) as t: f.savefig(t, dpi=110)
+    write_rows(history, folder/'history.csv')
     save_card(card, folder, force=True)
     for old in (_CHECKPOINT, f"{card['name']}.onnx"): (folder/old).unlink(missing_ok=True)
+    for old in _phases(folder): shutil.rmtree(old)
 
 # %% ../nbs/14a_runs.ipynb #b3b0a251
 def quickstart(

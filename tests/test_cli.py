@@ -246,14 +246,14 @@ def test_bad_model(model, images, tmp_path, name):
 # ---- options
 
 @pytest.mark.parametrize('args', [
-    'fly', '--fly', 'read', 'read x.png --colour', 'train', 'train ctc', 'train tiles --out OUT', 'eval tiles', 'render', 'render --out OUT --n 0', 'render --out OUT --n -3',
+    'fly', '--fly', 'read', 'read x.png --colour', 'train', 'train ctc', 'train tiles', 'train numbers --out OUT', 'eval', 'eval numbers', 'render', 'render --out OUT --n 0', 'render --out OUT --n -3',
     'render --out OUT --n many', 'render --out OUT --level 9', 'render --out OUT --length 0', 'render --out OUT --length 0-4', 'render --out OUT --length 6-4',
     'render --out OUT --length five', 'render --out OUT --style gothic', 'render --out OUT --fonts comic', 'render --out OUT --alphabet a/b', 'render --out OUT --seed -1',
     'train ctc --out OUT --epochs 0', 'train ctc --out OUT --lr nan --n 8', 'train ctc --out OUT --lr 0 --n 8', 'train ctc --out OUT --lr -1 --n 8', 'train ctc --out OUT --bs 0',
     'train ctc --out OUT --n 0', 'train ctc --out OUT --level -1', 'train ctc --out OUT --length 0 --n 8', 'train ctc --out OUT --patience 0', 'train ctc --out OUT --device tpu',
     'train ctc --out OUT --data nowhere', 'train ctc --out OUT --resume', 'quickstart --out OUT --n-train 3', 'quickstart --out OUT --n-test 0', 'quickstart --out OUT --epochs 0',
     'quickstart --out OUT --seed x', 'eval ctc --bundle MODEL --n 0', 'eval ctc --bundle MODEL --level 5', 'eval ctc --bundle MODEL --data IMAGES --part half', 'data', 'data fetch', 'data fetch stamps',
-    'data fetch rendered', 'data verify stamps', 'study weather', 'bench', 'bench tiles', 'bench ctc --runs 0', 'bench ctc --bundle nothing', 'export',
+    'data fetch rendered', 'data verify stamps', 'study weather', 'bench', 'bench numbers', 'tiles', 'tiles x.png --bundle MODEL', 'grid', 'grid x.png --target Bus --bundle MODEL', 'bench ctc --runs 0', 'bench ctc --bundle nothing', 'export',
     'read x.png --reader tarot', 'read x.png --reader letters --bundle MODEL', 'train letters --out OUT --n 8 --level 9', 'train letters --out OUT --n 8 --init MODEL', 'train letters --out OUT --data nowhere',
     'eval letters --level 5', 'eval letters --bundle MODEL', 'split', 'split IMAGES', 'split nowhere --out OUT', 'split IMAGES --out OUT --touching axe'])
 def test_wrong_use(model, images, tmp_path, monkeypatch, args):
@@ -279,8 +279,9 @@ def test_help_says_what_every_option_is():
         code, out, err = run(*path, '--help')
         assert code == 0 and err == '', path
         pages[' '.join(path)] = out
-        if path in ([], ['data']): names += [[*path, m] for m in re.findall(r'^  ([\w-]+)  +\S', out.split('Commands:')[1], flags=re.M)]
-    assert {'read', 'render', 'split', 'train', 'eval', 'study', 'quickstart', 'export', 'bench', 'doctor', 'data fetch'} <= set(pages)
+        if path in ([], ['data'], ['train'], ['eval']): names += [[*path, m] for m in re.findall(r'^  ([\w-]+)  +\S', out.split('Commands:')[1], flags=re.M)]
+    assert {'read', 'render', 'split', 'train', 'eval', 'study', 'quickstart', 'export', 'bench', 'doctor', 'data fetch', 'tiles', 'grid'} <= set(pages)
+    assert {f'{what} {task}' for what in ('train', 'eval') for task in cli._TASKS} <= set(pages)
     for name, page in pages.items():
         assert [l for l in page.splitlines() if len(l) > 80 or re.search(r'[a-z]\.\.\.$', l)] == [], name
         options = re.split(r'\n  (?=-)', page.partition('Options:')[2].partition('Commands:')[0])[1:]

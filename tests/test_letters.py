@@ -1,6 +1,8 @@
 "Letters: cutting folders without losing or leaking an image, training on what was cut, reading words, and looking inside"
 import csv
 import shutil
+import subprocess
+import sys
 
 import cv2
 import numpy as np
@@ -230,3 +232,23 @@ def test_odd_images_get_a_row(reader, shape, grey):
     row, = read_words([image], lambda o: letter_logp(learn, o), r.alphabet, SPLITTER)
     assert 0 <= row['confidence'] <= 1 and len(row['text']) == len(row['boxes'])
     assert 'reason' in row or row['boxes']
+
+
+# ---- fastai imported by a reader
+
+def test_results_are_drawn_whatever_is_imported_later():
+    "All of fastai's vision after our module of text: its `show_results` for pictures must not be taken for ours"
+    program = '''if True:
+        import captcha_lab.text
+        from fastai.vision.all import plt
+        from captcha_lab.ctc import ctc_learner
+        from captcha_lab.render import Renderer
+        from captcha_lab.text import text_dls
+        samples = [(s.image, s.text) for s in Renderer(level=1, alphabet='ABC', seed=1)[:8]]
+        learn = ctc_learner(text_dls(samples, samples[:4], 'ABC', bs=4, device='cpu'))
+        with learn.no_bar(): learn.show_results(max_n=4)
+        titles = [ax.get_title() for ax in plt.gcf().axes]
+        assert sorted(t.split()[-1] for t in titles) == sorted(t for _, t in samples[:4]), titles
+        assert any(', not ' in t for t in titles), titles # an untrained network'''
+    p = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True)
+    assert p.returncode == 0, p.stderr
