@@ -467,9 +467,9 @@ def _judged(model, samples, about, as_json):
     if as_json: _print({'task': model.meta['task'], 'n': len(samples), 'data': about, **measures})
     else: print(_summary({'measures': measures}))
 
-# %% ../nbs/15_cli.ipynb #25fe6a8c
+# %% ../nbs/15_cli.ipynb #74b3634d
 _RUNS = { # what is not given: of the small run, and with --full
-    False: dict(trimmed=20, size=96, mixup=0., frozen=3, epochs=6, still=1, lr=4e-3, bs=32),
+    False: dict(trimmed=20, size=96, mixup=0., frozen=3, epochs=6, still=1, lr=2e-3, bs=32),
     True: dict(trimmed=0, size=160, mixup=.2, frozen=1, epochs=12, still=1, lr=4e-3, bs=64)}
 
 _TUNE = '''What thresholds are found on: corrected (half of the training tiles looked through; taken if a hundred were) or
@@ -495,7 +495,7 @@ def train_tiles(
     frozen: int = typer.Option(None, min=0, help='Epochs of the last layer alone; 3, with --full 1.'),
     epochs: int = typer.Option(None, min=1, help='Epochs of all layers after those; 6, with --full 12.'),
     still: int = typer.Option(None, min=0, help='Groups of layers at the front that never learn; 1.'),
-    lr: float = typer.Option(None, help='Highest learning rate; 0.004.'),
+    lr: float = typer.Option(None, help='Highest learning rate; 0.002, with --full 0.004.'),
     bs: int = typer.Option(None, min=1, help='Batch size; 32, with --full 64.'), patience: int = _PATIENCE,
     seed: int = _SEED, device: str = _DEVICE, resume: bool = _RESUME, force: bool = _FORCE, as_json: bool = _CARD,
 ):
