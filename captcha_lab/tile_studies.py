@@ -6,7 +6,7 @@
 __all__ = ['study_rows', 'learn_tiles', 'seeds_map', 'seeds_top1', 'seeds_f1', 'known_truth', 'tiles_table', 'recipe_study',
            'losses_study', 'labels_study', 'judge_tiles', 'model_study']
 
-# %% ../nbs/14ac_tile_studies.ipynb #300bb21a
+# %% ../nbs/14ac_tile_studies.ipynb #4658cb08
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from .metrics import share
 from .multilabel import agreement, ap_draws, as_measure, bootstrap_sums, mean_of, multi_hot, ratio, top_choice, one_hot
 from .study import run_jobs
 from .thresholds import apply_thresholds, threshold_curve, tune_thresholds
-from .tile_report import tile_report
+from .tile_report import cross_filed, tile_report
 from .tile_table import TILE_CLASSES, open_tile, tile_rows, trimmed_rows
 
 # %% ../nbs/14ac_tile_studies.ipynb #7d287ba6
@@ -216,7 +216,7 @@ def _mistake(row, name, p):
     "A tile, the class that was missed or seen in error, and how sure the model was of it"
     return {'file': row.file, 'labels': row.labels, 'class': name, 'p': round(float(p[TILE_CLASSES.index(name)]), 3)}
 
-# %% ../nbs/14ac_tile_studies.ipynb #0ca072ce
+# %% ../nbs/14ac_tile_studies.ipynb #0f60bdc9
 def model_study(
     folder: Path, # for single runs; there are none
     workers: int # not used
@@ -224,9 +224,19 @@ def model_study(
     "The shipped model on test tiles that it never saw, one by one as they come"
     bundle = load_bundle(find_bundle('tiles'))
     rows = tile_rows(fetch('tiles'), 'tiles', share_path('labels', 'tiles_multilabel.csv'))
-    test = rows[rows.part == 'test'].reset_index(drop=True)
-    answers = [bundle.predict([open_tile(f)])[0]['probs'] for f in test.path]
-    probs = np.array([[p[c] for c in TILE_CLASSES] for p in answers])
+    test, lines = rows[rows.part == 'test'].reset_index(drop=True), bundle.meta['thresholds']
+    pairs = _pairs(bundle, rows[rows.groupby('group').label.transform('nunique') > 1], lines)
     about = {'id': 'tiles', 'n': len(test), 'bundle_sha256': bundle.meta['weights_sha256']}
     split = f'{len(test)} test tiles, {test.checked.sum()} of them looked through'
-    return judge_tiles(probs, test, bundle.meta['thresholds']), about, split, ()
+    return judge_tiles(_answers_of(bundle, test), test, lines) | pairs, about, split, ()
+
+def _answers_of(bundle, rows):
+    "Probabilities [n, L], a picture at a time"
+    answers = [bundle.predict([open_tile(f)])[0]['probs'] for f in rows.path]
+    return np.array([[p[c] for c in TILE_CLASSES] for p in answers]).reshape(-1, len(TILE_CLASSES))
+
+def _pairs(bundle, rows, lines):
+    "Were all labels of the tiles filed under several classes found? Of all of them, and of those kept back from training"
+    parts = {'pairs': rows, 'pairs_kept_back': rows[rows.group % 2 == 0]}
+    chosen = {k: apply_thresholds(_answers_of(bundle, o), [lines[c] for c in TILE_CLASSES]) for k, o in parts.items() if len(o)}
+    return {k: cross_filed(c, parts[k]) for k, c in chosen.items()}
