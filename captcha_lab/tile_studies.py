@@ -163,11 +163,12 @@ def recipe_study(
     "From the seed project's recipe to ours, one change at a time"
     return _table_of(_RECIPES, 'seed', folder, workers)
 
-# %% ../nbs/14ac_tile_studies.ipynb #07ce01e8
+# %% ../nbs/14ac_tile_studies.ipynb #5cb9cad6
 _LOSSES = { # how one treats what nobody said
     'an': dict(loss='an'), 'an-ls': dict(loss='an-ls'), 'n-ls': dict(loss='n-ls'),
     'll-r': dict(loss='ll-r', learner={'loss_args': {'share': .01}}), 'em': dict(loss='em', learner={'loss_args': {'alpha': .4}}),
-    'em-apl': dict(loss='em-apl', learner={'loss_args': {'alpha': .4}, 'warm_up': 2}), 'ce': dict(smooth=0.), 'ce-ls': dict(smooth=.1), 'mixup': dict(loss='an', learner={'mixup': .4}),
+    'em-apl': dict(loss='em-apl', learner={'loss_args': {'alpha': .4}, 'warm_up': 2}),
+    'ce': dict(smooth=0.), 'ce-ls': dict(smooth=.1), 'mixup': dict(loss='an', learner={'mixup': .4}),
     'corrected': dict(loss='an', corrected=True),
     'other-negative': dict(loss='n-ls', learner={'other': 'negative'}), 'other-unknown': dict(loss='n-ls', learner={'other': 'unknown'})}
 
