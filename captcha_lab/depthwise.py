@@ -44,7 +44,7 @@ def depthwise_grads(
     return (_by_input(g, weight, x.shape, stride, pad) if needs[0] else None,
             _by_weight(g, x, weight, stride, pad) if needs[1] else None)
 
-# %% ../nbs/05c_depthwise.ipynb #7960455c
+# %% ../nbs/05c_depthwise.ipynb #c7f77caf
 class _Depthwise(torch.autograd.Function):
     "A depthwise convolution in bfloat16 with the gradients above"
     @staticmethod
@@ -82,14 +82,14 @@ _QUICK = {nn.Conv2d: _QuickConv, Conv2dSame: _QuickSame}
 
 def _fits(m):
     "Is it a depthwise convolution of the plain kind?"
-    if type(m) not in _QUICK or m.bias is not None or m.padding_mode != 'zeros' or m.padding == 'same': return False
-    even = m.kernel_size[0] == m.kernel_size[1] and m.stride[0] == m.stride[1]
-    return even and m.groups == m.in_channels == m.out_channels > 1 and m.kernel_size[0] % 2 and m.dilation == (1, 1)
+    if type(m) not in _QUICK or m.bias is not None or m.padding_mode != 'zeros' or isinstance(m.padding, str): return False
+    k, even = m.kernel_size[0], all(a == b for a, b in (m.kernel_size, m.stride, m.padding))
+    return even and m.groups == m.in_channels == m.out_channels > 1 and k % 2 and 3 <= k > m.padding[0] and m.dilation == (1, 1)
 
 def quick_depthwise(
     net: nn.Module # any network
 ) -> nn.Module: # the same, changed in place; weights and answers stay
     "Let the depthwise convolutions of a network have quick gradients, and its weights the order of channels that suits them"
     for m in net.modules():
-        if _fits(m) and m.kernel_size[0] >= 3: m.__class__ = _QUICK[type(m)]
+        if _fits(m): m.__class__ = _QUICK[type(m)]
     return net.to(memory_format=torch.channels_last)

@@ -23,7 +23,7 @@ from .thresholds import apply_thresholds, threshold_curve, tune_thresholds
 from .tile_report import cross_filed, tile_report
 from .tile_table import TILE_CLASSES, open_tile, tile_rows, trimmed_rows
 
-# %% ../nbs/14ac_tile_studies.ipynb #7d287ba6
+# %% ../nbs/14ac_tile_studies.ipynb #a8015a56
 _PUBLISHED = ['labels', 'unsure', 'checked']
 
 def study_rows(
@@ -34,6 +34,8 @@ def study_rows(
     rows = tile_rows(fetch('tiles'), 'tiles', share_path('labels', 'tiles_multilabel.csv'))
     mine = rows.checked & (rows.part == 'train')
     rows.loc[mine & (rows.group % 2 == 0), 'part'] = 'tune'
+    near = rows.group.isin(set(rows.group[rows.part == 'tune'])) & (rows.part != 'tune')
+    rows, mine = rows[~near], mine[~near] # no copies of those in what is learnt
     if not corrected:
         plain = rows.part.isin(['train', 'valid'])
         rows.loc[plain, _PUBLISHED] = rows[plain].assign(labels=rows.label, unsure='', checked=False)[_PUBLISHED]
@@ -110,15 +112,15 @@ def known_truth(
     truth, known = multi_hot(rows.labels, TILE_CLASSES, rows.unsure)
     return truth > 0, known
 
-# %% ../nbs/14ac_tile_studies.ipynb #b25d3c52
+# %% ../nbs/14ac_tile_studies.ipynb #200e5e28
 def tiles_table(
     found: dict, # name of a row of the table -> list of results of `learn_tiles`, one a seed
     rows, # of `study_rows`
     base: str # the row that others are compared with
-) -> dict: # <row>_map, <row>_top1, <row>_micro_f1: measures; <row>_over_<base>: difference in mAP, with interval
+) -> dict: # measures <row>_map, _top1, _micro_f1, and _over_<base> (difference in mAP); numbers _seeds (mAP), _tune_map
     "The table of a study, each row with its mean over seeds"
     test, tune = rows[rows.part == 'test'], rows[rows.part == 'tune']
-    look = test.checked.to_numpy(bool)
+    look, chosen_by = test.checked.to_numpy(bool), known_truth(tune)
     truth, groups = known_truth(test[look]), test.group.to_numpy()[look]
     out, maps = {}, {}
     for name, runs in found.items():
@@ -126,6 +128,7 @@ def tiles_table(
         maps[name] = seeds_map([p[look] for p in probs], *truth, groups)
         out |= {f'{name}_map': as_measure(maps[name][0], maps[name][1:], look.sum()), f'{name}_top1': seeds_top1(probs, test.label)}
         out[f'{name}_micro_f1'] = seeds_f1([_chosen(p[look], r, tune) for p, r in zip(probs, runs)], *truth, groups)
+        out[f'{name}_tune_map'] = round(float(np.mean([mean_of(ap_draws(r['tune'], *chosen_by, n_boot=1))[0] for r in runs])), 4)
         out[f'{name}_seeds'] = [round(float(mean_of(ap_draws(p[look], *truth, n_boot=1))[0]), 4) for p in probs]
     gain = {n: maps[n] - maps[base] for n in found if n != base}
     return out | {f'{n}_over_{base}': as_measure(g[0], g[1:], look.sum()) for n, g in gain.items()}
@@ -134,7 +137,7 @@ def _chosen(probs, run, tune):
     "Classes chosen, by thresholds found on the tiles kept back for that"
     return apply_thresholds(probs, tune_thresholds(np.array(run['tune']), *known_truth(tune)))
 
-# %% ../nbs/14ac_tile_studies.ipynb #d7835f13
+# %% ../nbs/14ac_tile_studies.ipynb #74739edd
 _SEEDS = (0, 1, 2)
 _SMALL = dict(n=250, size=96, epochs=5, still=1) # minutes a training, on one core
 
@@ -150,9 +153,9 @@ def _table_of(table, base, folder, workers, **options):
     split = f"{n['train']} tiles to learn from, {n['tune']} for thresholds, {n['test']} to judge by, {looked} of them looked through"
     return measures, about, split, _SEEDS
 
-_RECIPES = { # from the seed project's recipe to ours, one change at a time
-    'seed': dict(loss='an', block={'recipe': 'crops'}, learner={'head': 'fastai', 'prior_bias': False, 'fixed_stats': False}),
-    'pictures': dict(loss='an', learner={'head': 'fastai', 'prior_bias': False, 'fixed_stats': False}),
+_THEIRS = {'head': 'fastai', 'prior_bias': False, 'fixed_stats': False, 'train_bn': True}
+_RECIPES = { # from the seed project's pictures, head and batch normalisation to ours, one change at a time; network and phases are ours
+    'seed': dict(loss='an', block={'recipe': 'crops'}, learner=_THEIRS), 'pictures': dict(loss='an', learner=_THEIRS),
     'statistics': dict(loss='an', learner={'head': 'fastai', 'prior_bias': False}),
     'head': dict(loss='an')}
 
@@ -160,7 +163,7 @@ def recipe_study(
     folder: Path, # where each run leaves its answers
     workers: int # processes
 ) -> tuple: # measures, data, split, seeds
-    "From the seed project's recipe to ours, one change at a time"
+    "From the seed project's pictures, head and batch normalisation to ours, one change at a time"
     return _table_of(_RECIPES, 'seed', folder, workers)
 
 # %% ../nbs/14ac_tile_studies.ipynb #5cb9cad6
@@ -218,7 +221,7 @@ def _mistake(row, name, p):
     "A tile, the class that was missed or seen in error, and how sure the model was of it"
     return {'file': row.file, 'labels': row.labels, 'class': name, 'p': round(float(p[TILE_CLASSES.index(name)]), 3)}
 
-# %% ../nbs/14ac_tile_studies.ipynb #0f60bdc9
+# %% ../nbs/14ac_tile_studies.ipynb #977c9550
 def model_study(
     folder: Path, # for single runs; there are none
     workers: int # not used
@@ -227,18 +230,19 @@ def model_study(
     bundle = load_bundle(find_bundle('tiles'))
     rows = tile_rows(fetch('tiles'), 'tiles', share_path('labels', 'tiles_multilabel.csv'))
     test, lines = rows[rows.part == 'test'].reset_index(drop=True), bundle.meta['thresholds']
-    pairs = _pairs(bundle, rows[rows.groupby('group').label.transform('nunique') > 1], lines)
     about = {'id': 'tiles', 'n': len(test), 'bundle_sha256': bundle.meta['weights_sha256']}
     split = f'{len(test)} test tiles, {test.checked.sum()} of them looked through'
-    return judge_tiles(_answers_of(bundle, test), test, lines) | pairs, about, split, ()
+    return judge_tiles(_answers_of(bundle, test), test, lines) | _pairs(bundle, rows), about, split, ()
 
 def _answers_of(bundle, rows):
     "Probabilities [n, L], a picture at a time"
     answers = [bundle.predict([open_tile(f)])[0]['probs'] for f in rows.path]
     return np.array([[p[c] for c in TILE_CLASSES] for p in answers]).reshape(-1, len(TILE_CLASSES))
 
-def _pairs(bundle, rows, lines):
-    "Were all labels of the tiles filed under several classes found? Of all of them, and of those kept back from training"
-    parts = {'pairs': rows, 'pairs_kept_back': rows[rows.group % 2 == 0]}
-    chosen = {k: apply_thresholds(_answers_of(bundle, o), [lines[c] for c in TILE_CLASSES]) for k, o in parts.items() if len(o)}
-    return {k: cross_filed(c, parts[k]) for k, c in chosen.items()}
+def _pairs(bundle, rows):
+    "Were all labels found of tiles that are filed under several? Of those kept back from training, with thresholds found without them"
+    filed, tune = rows.groupby('group').label.transform('nunique') > 1, rows.checked & (rows.part == 'train') & (rows.group % 2 == 0)
+    pairs, others = rows[filed & (rows.group % 2 == 0)], rows[tune & ~filed]
+    if not len(pairs): return {}
+    lines = tune_thresholds(_answers_of(bundle, others), *known_truth(others))
+    return {'pairs_kept_back': cross_filed(apply_thresholds(_answers_of(bundle, pairs), lines), pairs)}
