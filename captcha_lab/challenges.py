@@ -74,7 +74,7 @@ def grid_chance(
     targets = _checked_mix(cells, targets)
     return np.mean([_all_right(right_yes, n_yes, k)*_all_right(right_no, n_no, cells - k) for k in targets], axis=0)
 
-# %% ../nbs/04e_challenges.ipynb #d74d676d
+# %% ../nbs/04e_challenges.ipynb #8744f2a6
 def _asked(names, ask):
     "Positions of the classes asked for"
     if ask is None: ask = [c for c in names if c != 'Other'] or names
@@ -105,7 +105,7 @@ def grid_pass(
     "Share of challenges with all cells right, over the classes asked for; the interval draws tiles"
     probs, truth, known = checked(probs, truth, known)
     names = class_names(classes, truth.shape[1])
-    asked, chosen = _asked(names, ask), apply_thresholds(probs, thresholds)
+    asked, chosen = _asked(names, ask), apply_thresholds(probs, thresholds, names)
     weights = np.concatenate([np.ones((1, len(probs))), resample(len(probs), groups, n_boot, seed)])
     chances = _grid_measures(*(o[:, asked] for o in (chosen, truth, known)), weights, cells=cells, targets=targets)
     n = (truth & known)[:, asked].sum(0)
@@ -129,7 +129,7 @@ def grid_curve(
     passed = [grid_pass(probs, truth, float(line), **kwargs) for line in lines]
     return [{'threshold': float(line), 'passed': {k: p[k] for k in ('value', 'ci95', 'n')}} for line, p in zip(lines, passed)]
 
-# %% ../nbs/04e_challenges.ipynb #b1347ef6
+# %% ../nbs/04e_challenges.ipynb #f13dca22
 def multilabel_report(
     probs, # [N, L] probabilities
     truth, # [N, L] of 0 and 1
@@ -143,7 +143,8 @@ def multilabel_report(
 ) -> dict: # name -> measure, number, list or dict of these; holds nothing that JSON doesn't know
     "Everything worth keeping in a run card about many labels"
     probs, truth, known = checked(probs, truth, known)
-    names, chosen = class_names(classes, truth.shape[1]), apply_thresholds(probs, thresholds)
+    names = class_names(classes, truth.shape[1])
+    chosen = apply_thresholds(probs, thresholds, names)
     draws, common = {'groups': groups, 'seed': seed}, {'classes': names, 'groups': groups, 'seed': seed}
     tuned = isinstance(thresholds, Thresholds)
     values = np.broadcast_to(thresholds.values if tuned else thresholds, len(names))

@@ -316,13 +316,13 @@ def split(
     for k, v in count.items(): print(f'{k:18}{v}')
     if count['uncut']: _say(f"{count['uncut']} images could not be cut; {out/'uncut.csv'} says why")
 
-# %% ../nbs/15_cli.ipynb #34f70def
+# %% ../nbs/15_cli.ipynb #d14aa9c7
 def _samples(model, data, part, **options):
     "Samples and what a run card says of them: of a data set's part, or rendered with symbols that the model knows"
     from captcha_lab.recipes import check_texts
-    from captcha_lab.runs import folder_samples, part_of
+    from captcha_lab.runs import folder_samples, is_folder, part_of
     if not data: return _fresh_samples(model, **options)
-    own, cut = Path(data).is_dir(), _is_cut(model.meta['task'], data)
+    own, cut = is_folder(data), _is_cut(model.meta['task'], data)
     part = part or ('all' if own and not cut else 'test')
     if own and not cut and part == 'all': samples, about = folder_samples(data)
     else:
@@ -333,8 +333,8 @@ def _samples(model, data, part, **options):
     return samples, about | {'part': part}
 
 def _is_cut(task, data):
-    from captcha_lab.runs import holds_letters
-    return task == 'letters' and holds_letters(data)
+    from captcha_lab.runs import holds_letters, is_folder
+    return task == 'letters' and is_folder(data) and holds_letters(data)
 
 def _stored(task, data, alphabet=None):
     "Table, symbols and card entry of a data set, of a folder of images or, where the task is such, of one of letters"
@@ -350,17 +350,17 @@ def _fresh_samples(model, level, style, **options):
 
 _SHOWN = ('exact_match', 'letters', 'cut', 'cut_iou', 'cer', 'baseline_constant', 'baseline_uniform', 'top1', 'map', 'f1.micro_f1',
           'f1.macro_f1', 'grids', 'false_accepts', 'ece', 'pairs', 'f1_published.macro_f1', 'accuracy_multi_published',
-          'baseline_nothing') # of all tasks
+          'baseline_nothing', 'baseline_commonest', 'baseline_commonest.macro_f1', 'baseline_map') # of all tasks
 
 def _summary(card, folder=None):
     "A few lines for people"
     m = card['measures']
     found = {k: m.get(k) if '.' not in k else m.get(k.split('.')[0], {}).get(k.split('.')[1]) for k in _SHOWN}
-    words = lambda k: k.replace('f1.', '').replace('_published.', ' published ').replace('_', ' ')
+    words = lambda k: k.replace('f1.', '').replace('.', ' ').replace('_', ' ')
     known = lambda v: v is not None and not (isinstance(v, dict) and v.get('value') is None)
-    lines = [f'{words(k):26}{show_measure(v)}' for k, v in found.items() if known(v)]
-    lines += [f"{'gave up':26}{n} x {reason}" for reason, n in m.get('reasons', {}).items()]
-    return '\n'.join(lines + ([f"{'everything is in':26}{folder}"] if folder else []))
+    lines = [f'{words(k):28}{show_measure(v)}' for k, v in found.items() if known(v)]
+    lines += [f"{'gave up':28}{n} x {reason}" for reason, n in m.get('reasons', {}).items()]
+    return '\n'.join(lines + ([f"{'everything is in':28}{folder}"] if folder else []))
 
 # %% ../nbs/15_cli.ipynb #21016d91
 _USUAL = { # what is not given
@@ -536,7 +536,7 @@ def _names(text):
     if len(names) > 1 and all(names) and len(set(names)) == len(names): return names
     raise InputError(f'--classes must look like Bus,Car,Other, not {text!r}')
 
-# %% ../nbs/15_cli.ipynb #68682eaa
+# %% ../nbs/15_cli.ipynb #bfbb22e9
 @eval_app.command('tiles')
 def eval_tiles(
     bundle: str = typer.Option(None, help='Model file, or the name of a shipped model; tiles if not given.'),
@@ -546,13 +546,23 @@ def eval_tiles(
     as_json: bool = typer.Option(False, '--json', help='One JSON object with all measures.'),
 ):
     "Judge a model for tiles. By all labels where somebody has looked, and by the published one."
-    from captcha_lab.runs import stored_tiles, tile_parts
+    from captcha_lab.runs import is_folder, stored_tiles, tile_parts
     model = _model('tiles', bundle)
     rows, about = stored_tiles(data, corrections, tuple(model.vocab))
-    part, parts = part or ('all' if Path(data).is_dir() else 'test'), tile_parts(rows, 'valid')
+    part, parts = part or ('all' if is_folder(data) else 'test'), tile_parts(rows, 'valid')
     parts = dict(zip(('train', 'valid', 'test'), parts)) | {'all': sum(parts, [])}
     if part not in parts: raise InputError(f'unknown part {part!r}', fix='Use train, valid, test or all')
+    if not parts[part]: raise InputError(f'the {part} part holds no images', data, 'Use --part all')
+    if met := _met(model.meta['card'], about, part): _say(f'captcha-lab: {met}, so the measures are too good')
     _judged(model, parts[part], about | {'part': part}, as_json)
+
+def _met(card, about, part):
+    "How a model has met a part of the data before; empty if it hasn't, or learnt from other data"
+    data = card.get('data')
+    same = isinstance(data, dict) and all(data.get(k) == about.get(k) for k in ('id', 'sha256'))
+    if not same or part == 'test': return ''
+    if part == 'valid' and data.get('tune') != 'corrected': return "the model's thresholds were found on the valid part"
+    return 'the model learnt from some of these tiles'
 
 # %% ../nbs/15_cli.ipynb #0932e7a4
 @app.command()
@@ -604,7 +614,7 @@ def _first_read(out, card):
     found = load_bundle(out/'quickstart.safetensors').predict([sample.image])[0]
     return f"one more image says  {sample.text}, the reader says {found['text']} ({found['confidence']:.2f} sure)"
 
-# %% ../nbs/15_cli.ipynb #3ea435d2
+# %% ../nbs/15_cli.ipynb #9c2e9cad
 @data_app.command('list')
 def data_list(as_json: bool = typer.Option(False, '--json', help='One JSON object a line.')):
     "Data sets, and which of them are here."
@@ -627,7 +637,8 @@ def data_verify(
 ):
     "List the images that can't be read. Deletes nothing."
     from captcha_lab.data import fetch, verify
-    bad = verify(Path(data) if Path(data).is_dir() else fetch(data))
+    from captcha_lab.runs import is_folder
+    bad = verify(Path(data) if is_folder(data) else fetch(data))
     for row in bad: _print(row) if as_json else print(f"{row['file']}\t{row['error']}")
     _say(f"{len(bad)} files can't be read")
     return 2 if bad else 0
@@ -635,26 +646,33 @@ def data_verify(
 @data_app.command('audit')
 def data_audit(
     data: str = typer.Argument(..., help='A data set or a folder.'),
-    suspects: int = typer.Option(20, min=0, help='For tiles: also the labels most likely to be wrong; 0 = none.'),
+    suspects: int = typer.Option(20, min=0, help='For class folders: also the labels most likely to be wrong; 0 = none.'),
     as_json: bool = typer.Option(False, '--json', help='One JSON object a line: group, n, identical, labels, files.'),
 ):
-    "List images that are there more than once. Those filed under several labels are named; for tiles, doubtful labels, too."
-    from captcha_lab.data import audit, duplicate_groups, fetch, registry
-    own = Path(data).is_dir()
-    groups = duplicate_groups(audit(Path(data) if own else fetch(data), 'text' if own else registry(data)['label']))
+    "List images that are there more than once. Those filed under several labels are named; for class folders, doubtful labels, too."
+    from captcha_lab.data import audit, duplicate_groups
+    folder, rule, split = _filed(data)
+    groups = duplicate_groups(audit(folder, rule))
     for row in groups.to_dict('records'):
         if as_json: _print(row)
         else: print(f"{'same' if row['identical'] else 'near'}  {' '.join(row['labels'])}:  {'  '.join(row['files'])}")
     _say(f'{len(groups)} groups of identical or near-identical images')
-    if suspects and not own and registry(data)['task'] == 'tiles': _print_suspects(data, suspects, as_json)
+    if suspects and rule == 'folder': _print_suspects(folder, split, suspects, as_json)
 
-def _print_suspects(data, n, as_json):
+def _filed(data):
+    "Folder, rule for labels (of one's own images, all in subfolders, the names of these) and committed split, if there is one"
+    from captcha_lab.data import fetch, list_images, registry
+    from captcha_lab.runs import is_folder
+    folder = Path(data)
+    if not is_folder(data): return fetch(data), registry(data)['label'], data
+    return folder, 'text' if any(p.parent == folder for p in list_images(folder)) else 'folder', None
+
+def _print_suspects(folder, split, n, as_json):
     "Tiles whose label a model doubts that hasn't learnt from them; no reason to fail where there is none"
-    from captcha_lab.data import fetch
     _say('looking for labels that are likely to be wrong; a minute the first time')
     try:
         from captcha_lab.suspects import tile_suspects
-        found = tile_suspects(fetch(data), data)[:n].to_dict('records')
+        found = tile_suspects(folder, split)[:n].to_dict('records')
     except (LabError, ImportError) as e: return _say(f'captcha-lab: no suspects. {e}')
     for row in found:
         row = {k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}
@@ -683,7 +701,7 @@ def export(
     from captcha_lab.bundle import export_onnx
     print(export_onnx(bundle, out, force))
 
-# %% ../nbs/15_cli.ipynb #59e3cb6f
+# %% ../nbs/15_cli.ipynb #cdd41bee
 @app.command()
 def bench(
     task: str = typer.Argument(..., help='ctc, letters or tiles'),
@@ -745,6 +763,7 @@ def _bench_tiles(data, bundle, n, runs):
     rival.about = {'name': model.name}
     rows, about = stored_tiles(data or 'tiles', None, tuple(rival.bundle.vocab))
     rows = rows[rows.part == 'test']
+    if not len(rows): raise InputError('the test part holds no images', data, 'Give more images')
     files = rows.path.tolist()[::max(1, len(rows)//(n or 200))][:n or 200] # some of each class
     yield twin, about | {'part': 'test', 'n': len(files)}, rival
     yield from lab.bench_tiles(twin, rival, files, runs)

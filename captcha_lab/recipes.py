@@ -56,10 +56,11 @@ def check_texts(
             raise InputError(f"symbol {bad[0]!r} is not in the model's alphabet {alphabet}", name,
                              'Leave it out, or train a model on such images')
 
-# %% ../nbs/13c_recipes.ipynb #bb4478e3
+# %% ../nbs/13c_recipes.ipynb #d777e818
 class TextRecipe:
     "What recipes for texts have in common; a sample is (file name, uint8 array or `CutImage`, text[, true boxes])"
     eight_bits = False # are the weights rounded before anything is measured?
+    always_keeps = False # are samples kept back even where there's nothing to test on?
     sheet = 2.4, .95, 9 # of predictions: width and height (inches) of a picture on it, size of letters (points)
     check = staticmethod(check_texts)
 
@@ -219,7 +220,7 @@ class LettersRecipe(TextRecipe):
 
 def _without_margin(boxes, pad): return [[x0 + pad, y0 + pad, x1 - pad, y1 - pad] for x0, y0, x1, y1 in boxes]
 
-# %% ../nbs/13c_recipes.ipynb #c4cc5056
+# %% ../nbs/13c_recipes.ipynb #09237b6f
 def _truth(rows, classes):
     "What is on tiles, and which entries are certain; where nobody has looked, the published label is all there is"
     return multi_hot(rows.labels, classes, rows.unsure)
@@ -234,6 +235,7 @@ class TilesRecipe:
     "A fine-tuned network that says all that a street tile shows; a sample is a row of `tile_rows`"
     metric = 'top1_seen' # the column of the history that is drawn beside the losses
     eight_bits = True # are the weights rounded before anything is measured?
+    always_keeps = True # are samples kept back even where there's nothing to test on?
     sheet = 2.4, 2.6, 6.5 # of predictions: width and height (inches) of a picture on it, size of letters (points)
     pixels = staticmethod(open_tile)
 

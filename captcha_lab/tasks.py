@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TASKS', 'fit_image', 'CTC', 'Letters', 'Tiles', 'task_of', 'check_fields']
 
-# %% ../nbs/13b_tasks.ipynb #8cdb9561
+# %% ../nbs/13b_tasks.ipynb #c7f0cdeb
 import re
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from .core import InputError, ModelError
 from .data import fit_height, square
 from .decode import Vocab, beam_batch, greedy_batch
 from .split import Splitter
+from .thresholds import apply_thresholds
 from .words import read_words
 
 # %% ../nbs/13b_tasks.ipynb #fef4e9ba
@@ -290,7 +291,7 @@ def _stretch(boxes, shape, wanted):
     (h, w), (to_h, to_w) = shape, wanted[:2]
     return [[x0*to_w//w, y0*to_h//h, -(-x1*to_w//w), -(-y1*to_h//h)] for x0, y0, x1, y1 in np.array(boxes).tolist()]
 
-# %% ../nbs/13b_tasks.ipynb #b59be8f3
+# %% ../nbs/13b_tasks.ipynb #1c2019d7
 _SIDES = 'height', 'width', 'min_width', 'max_width' # all one and the same, as tiles are squares
 
 def _are_names(v):
@@ -386,11 +387,12 @@ class Tiles:
         "Look at images; raises `InputError` on the first that is none"
         ready = [self.prepare(o) for o in images]
         parts = (np.stack(ready[i:i + batch_size]) for i in range(0, len(ready), batch_size))
-        return [self._row(p) for part in parts for p in np.exp(run(part))]
+        probs = (np.exp(run(part)) for part in parts)
+        return [self._row(*o) for p in probs for o in zip(p, apply_thresholds(p, self._least, self.vocab))]
 
-    def _row(self, p):
+    def _row(self, p, chosen):
         order = np.argsort(-p, kind='stable')
-        return {'top1': self.vocab[order[0]], 'labels': [self.vocab[k] for k in order if p[k] >= self._least[k]],
+        return {'top1': self.vocab[order[0]], 'labels': [self.vocab[k] for k in order if chosen[k]],
                 'probs': dict(zip(self.vocab, p.tolist()))}
 
 # %% ../nbs/13b_tasks.ipynb #9b9c98f0

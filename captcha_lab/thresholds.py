@@ -22,19 +22,24 @@ class Thresholds(NamedTuple):
     shared: float # the threshold of all entries together
     borrowed: dict # name of a class that has the shared one -> why
 
-# %% ../nbs/04d_thresholds.ipynb #678523fc
+# %% ../nbs/04d_thresholds.ipynb #8ccac73c
 def apply_thresholds(
     probs, # [N, L] probabilities
-    thresholds # one number, L numbers, or `Thresholds`
+    thresholds, # one number, L numbers, or `Thresholds`
+    classes=None, # L names; None = none of them means "none of the others"
+    none: str = 'Other' # the class that does
 ) -> np.ndarray: # [N, L] of bool
-    "The classes whose probability is at least their threshold"
+    "The classes whose probability is at least their threshold; `none` only where no other one's is"
     probs = np.asarray(probs, dtype=float)
     probs = checked(probs, np.zeros(probs.shape))[0]
     try: values = np.asarray(thresholds.values if isinstance(thresholds, Thresholds) else thresholds, dtype=float)
     except (TypeError, ValueError): raise InputError('thresholds: numbers are needed') from None
     if values.shape not in ((), (1,), probs.shape[1:]): raise InputError(f'{values.size} thresholds for {probs.shape[1]} classes')
     if not ((values >= 0) & (values <= 1)).all(): raise InputError('a threshold is not in 0..1')
-    return probs >= values
+    chosen = probs >= values
+    if classes is None: return chosen
+    alone = np.array(class_names(classes, probs.shape[1])) == none
+    return chosen & ~(alone & chosen[:, ~alone].any(1, keepdims=True))
 
 # %% ../nbs/04d_thresholds.ipynb #7edfed5e
 _TARGETS = {'f1': None, 'accuracy': None, 'precision': .95, 'false_accepts': .02}
@@ -96,7 +101,7 @@ def tune_thresholds(
     values = np.array([own.get(i, shared) for i in range(len(names))])
     return Thresholds(values, shared, borrowed)
 
-# %% ../nbs/04d_thresholds.ipynb #1cb8bdc4
+# %% ../nbs/04d_thresholds.ipynb #81c19569
 def false_accepts(
     probs, # [N, L] probabilities
     truth, # [N, L] of 0 and 1
@@ -108,7 +113,8 @@ def false_accepts(
 ) -> dict: # a measure over all entries (value, ci95, n negatives; value None without a negative), `classes`: name -> measure or None
     "Share of entries accepted among those that are not there; Wilson intervals for the classes"
     probs, truth, known = checked(probs, truth, known)
-    names, chosen, no = class_names(classes, truth.shape[1]), apply_thresholds(probs, thresholds), ~truth & known
+    names, no = class_names(classes, truth.shape[1]), ~truth & known
+    chosen = apply_thresholds(probs, thresholds, names)
     each = {c: share(int((y & n).sum()), int(n.sum())) if n.any() else None for c, y, n in zip(names, chosen.T, no.T)}
     return share_of(chosen, no, groups, seed) | {'classes': each}
 

@@ -5,16 +5,16 @@
 # %% auto #0
 __all__ = ['cross_filed', 'tile_report']
 
-# %% ../nbs/09c_tile_report.ipynb #ef4e03d0
+# %% ../nbs/09c_tile_report.ipynb #72fd0eb2
 from collections.abc import Mapping
 
 import numpy as np
 
 from .challenges import multilabel_report
-from .multilabel import accuracy_multi, f1_report, one_hot, share_of, top1, top_choice
+from .multilabel import accuracy_multi, f1_report, mean_ap, one_hot, share_of, top1, top_choice
 from .tile_table import TILE_CLASSES, tile_targets
 
-# %% ../nbs/09c_tile_report.ipynb #1091460c
+# %% ../nbs/09c_tile_report.ipynb #59cb3d7b
 def cross_filed(
     chosen, # [N, L] of bool: the classes chosen
     rows, # DataFrame of `tile_rows`
@@ -23,11 +23,11 @@ def cross_filed(
     "Share of the groups of duplicates filed under several classes of which all these classes were chosen"
     names, right = list(classes), []
     for group in rows.reset_index(drop=True).groupby('group').indices.values():
-        columns = [names.index(c) for c in sorted(set(rows.label.iloc[group]))]
+        columns = [names.index(c) for c in sorted(set(rows.label.iloc[group]) - {'Other'})]
         if len(columns) > 1: right.append(np.asarray(chosen)[np.ix_(group, columns)].all())
     return share_of(np.array(right), np.ones(len(right))) if right else None
 
-# %% ../nbs/09c_tile_report.ipynb #4a527271
+# %% ../nbs/09c_tile_report.ipynb #27f32134
 def _filled(probs, truth):
     "Probabilities in which a row of NaN has become the opposite of the truth"
     return np.where(np.isnan(probs).any(1, keepdims=True), 1. - truth, probs)
@@ -37,17 +37,27 @@ def _by_published(probs, rows, classes, min_n, seed):
     folder, common = one_hot(rows.label, classes), {'groups': rows.group.to_numpy(), 'seed': seed}
     probs = _filled(probs, folder)
     multi = accuracy_multi(probs, folder, **common)
+    f1 = lambda chosen: f1_report(chosen, folder, classes=classes, min_n=min_n, **common)
     return {'top1': top1(probs, rows.label, classes, **common), 'accuracy_multi_published': multi,
-            'f1_published': f1_report(top_choice(probs), folder, classes=classes, min_n=min_n, **common),
-            'baseline_nothing': multi['nothing']}
+            'f1_published': f1(top_choice(probs)), 'baseline_nothing': multi['nothing'],
+            'baseline_commonest': _commonest(folder, classes, f1, **common)}
+
+def _commonest(folder, classes, f1, **common):
+    "What somebody scores who always names the commonest class"
+    always = np.broadcast_to(top_choice([folder.sum(0)]), folder.shape)
+    right = (always & folder).any(1)
+    top = share_of(right, right | True, **common)
+    return top | {'class': classes[always[0].argmax()], 'macro_f1': f1(always)['macro_f1']}
 
 def _by_looks(probs, rows, thresholds, classes, min_n, seed):
     "What can be measured where all labels are known; nothing where nobody has looked"
     look = rows.checked.to_numpy(bool)
     if not look.any(): return {}
     rows, (seen, absent) = rows[look], tile_targets(rows[look], classes)
-    return multilabel_report(_filled(probs[look], seen), seen, (seen | absent).astype(bool), rows.label, classes, thresholds,
-                             rows.group.to_numpy(), min_n, seed)
+    known, groups = (seen | absent).astype(bool), rows.group.to_numpy()
+    report = multilabel_report(_filled(probs[look], seen), seen, known, rows.label, classes, thresholds, groups, min_n, seed)
+    same = mean_ap(np.zeros(seen.shape), seen, known, classes, groups=groups, seed=seed) # finds what chance finds
+    return report | {'baseline_map': {k: same[k] for k in ('value', 'ci95', 'n')}}
 
 def tile_report(
     probs, # [N, L] probabilities; a row of NaN for a tile that could not be read

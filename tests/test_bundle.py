@@ -688,6 +688,16 @@ def test_tiles_answers(street):
     assert rows[0] != rows[5]
 
 
+def test_tiles_other_only_where_there_is_nothing_else(street, tmp_path):
+    line = float(np.median([r['probs']['Bus'] for r in load_bundle(street).predict(TILES)]))
+    meta = TILE_META | dict(vocab=['Bus', 'Other', 'Palm', 'Tram'], thresholds={'Bus': line, 'Other': 0, 'Palm': 1, 'Tram': 1})
+    model = save_bundle(tmp_path/'toy.safetensors', round_weights(tile_network().state_dict()), meta)
+    for bundle in (load_bundle(model), load_bundle(export_onnx(model))):
+        rows = bundle.predict(TILES)
+        assert [r['labels'] for r in rows] == [['Bus'] if r['probs']['Bus'] >= line else ['Other'] for r in rows]
+        assert len({r['labels'][0] for r in rows}) == 2
+
+
 def test_tiles_same_alone_in_company_and_mirrored(street, tmp_path):
     bundle = load_bundle(street)
     together = bundle.predict(TILES)

@@ -137,6 +137,27 @@ def test_corrections_to_tune_on(street, tmp_path):
     n = [int(w.split()[0]) for w in card['split'].split(', ')]
     assert code == 0 and card['tuned_on'] == card['tuned_on_looked_through'] == n[1] > N/2 and '64 pixels' in err and err.count('\n') == 1
     assert 2*N < n[0] <= 4*N - n[1] - n[2] and card['data']['tune'] == 'corrected'
+    told = run('eval', 'tiles', '--bundle', tmp_path/'run'/'toy.safetensors', '--data', street[0], '--part', 'valid')[2]
+    assert 'the model learnt from some of these tiles' in told
+
+
+@pytest.fixture(scope='session')
+def few(tmp_path_factory):
+    "Two tiles a class, of which none falls to the test part, and a table of what is on them"
+    folder = tmp_path_factory.mktemp('few')/'few'
+    return folder, table(folder.parent/'few.csv', '\n'.join(f'{f},{l}' for f, l in paint(folder, 2).items()))
+
+
+def test_nothing_to_test_on(few, tmp_path):
+    "Thresholds are still found on tiles kept back"
+    card = one(*train(tmp_path/'run', few, '--tune', 'corrected', '--epochs', 1, '--bs', 2))
+    assert card['split'].endswith(' 0 test') and card['tuned_on'] > 0 and card['measures'] == {}
+    assert sorted(p.name for p in (tmp_path/'run').iterdir()) == [f for f in LEFT if f != 'predictions.png']
+
+
+def test_no_tiles_to_judge_by(few, model, twin):
+    refused('eval', 'tiles', '--bundle', model, '--data', few[0], '--part', 'test', says=['the test part holds no images', 'few'])
+    refused('bench', 'tiles', '--bundle', model, '--data', few[0], says=['the test part holds no images', 'few'])
 
 
 def test_interrupted_and_resumed(trained, street, tmp_path, monkeypatch):
@@ -186,7 +207,15 @@ def test_eval(model, trained, street):
         assert 0 <= low <= report[k]['value'] <= high <= 1
     whole = one('eval', 'tiles', '--bundle', model, '--data', folder)
     assert whole['n'] == 4*N and whole['data']['part'] == 'all' and 'map' not in whole, 'nothing was looked through'
-    assert 'baseline nothing' in run('eval', 'tiles', '--bundle', model, '--data', folder)[1]
+    told = run('eval', 'tiles', '--bundle', model, '--data', folder, '--corrections', fixes)[1]
+    for k in ('nothing', 'commonest', 'map'): assert re.search(f'^baseline {k} .*%', told, re.M), told
+
+
+def test_eval_says_what_the_model_has_met(model, street, tmp_path):
+    def told(part, folder=street[0]): return run('eval', 'tiles', '--bundle', model, '--data', folder, '--part', part)[2]
+    for part in ('train', 'all'): assert told(part).count('the model learnt from some of these tiles') == 1
+    assert "thresholds were found on the valid part" in told('valid') and 'too good' not in told('test')
+    assert 'too good' not in told('all', shutil.copytree(street[0], tmp_path/'elsewhere'))
 
 
 def test_eval_of_another_kind(model, street, tmp_path):
@@ -237,7 +266,9 @@ def test_labels_are_those_above_the_thresholds(model, street):
     lines = read_meta(model)['thresholds']
     found = rows(run('tiles', street[0]/'Box', '--bundle', model, '--json')[1])
     assert len(found) == N
-    for r in found: assert set(r['labels']) == {c for c, p in r['probs'].items() if p >= lines[c]}
+    for r in found:
+        above = {c for c, p in r['probs'].items() if p >= lines[c]}
+        assert set(r['labels']) == (above - {'Other'} or above)
     lines = run('tiles', street[0]/'Box', '--bundle', model)[1].splitlines()
     assert len(lines) == N and all(len(l.split('\t')) == 2 for l in lines)
 
@@ -336,6 +367,23 @@ def test_bad_folders(street, model, tmp_path):
     refused('eval', 'tiles', '--bundle', model, '--data', 'pets', says='pets')
 
 
+def test_a_folder_named_like_a_data_set(tmp_path, monkeypatch):
+    "The data set is meant, unless the folder is written with a slash; the run's own folder is not taken for data either"
+    from captcha_lab.bundle import find_bundle
+    monkeypatch.chdir(tmp_path)
+    refused('train', 'tiles', '--out', 'tiles', says='CAPTCHA_LAB_MIRROR')
+    refused('train', 'ctc', '--data', 'captcha_v2', '--out', 'captcha_v2', says='CAPTCHA_LAB_MIRROR')
+    for name in ('tiles', 'captcha_v2', 'rendered'): (tmp_path/name).mkdir()
+    from captcha_lab.runs import is_folder
+    assert [is_folder(o) for o in ('tiles', './tiles', tmp_path/'tiles', 'rendered', 'nowhere')] == [False, True, True, True, False]
+    for args in (['data', 'verify'], ['data', 'audit'], ['train', 'tiles', '--out', 'out', '--data']):
+        refused(*args, 'tiles', says='CAPTCHA_LAB_MIRROR')
+        refused(*args, './tiles', says='no images')
+    for args in (['train', 'ctc', '--out', 'out'], ['train', 'letters', '--out', 'out'], ['eval', 'ctc', '--bundle', find_bundle('ctc')]):
+        refused(*args, '--data', 'captcha_v2', says='CAPTCHA_LAB_MIRROR')
+        refused(*args, '--data', './captcha_v2', says='no images')
+
+
 @pytest.mark.parametrize('text, head, says', [
     ('Box/Box (1).png,Bus', None, "unknown class 'Bus'"), ('Box/Box (1).png,Box\nBox/Box (1).png,Disc', None, 'listed twice'),
     ('Box/Box (99).png,Box', None, 'Box (99).png'), ('Box/Box (1).png,', None, 'no label'), ('Box/Box (1).png,Box|Other', None, 'Other'),
@@ -422,3 +470,20 @@ def test_audit_proposes_suspects(monkeypatch, tmp_path):
     monkeypatch.setattr(suspects, 'tile_suspects', fail)
     code, out, err = run('data', 'audit', 'tiles', '--json')
     assert code == 0 and len(rows(out)) == 1 and 'no timm' in err
+
+
+def test_audit_of_class_folders(monkeypatch, tmp_path):
+    "Labels are the folders' names, and suspects are proposed; where an image lies outside, its name is the label"
+    import pandas as pd
+    from captcha_lab import suspects
+    asked = []
+    doubted = pd.DataFrame({'file': ['x'], 'label': 'Box', 'suggested': 'Disc', 'p_label': [.01], 'p_suggested': .9})
+    monkeypatch.setattr(suspects, 'tile_suspects', lambda *a: asked.append(a) or doubted)
+    paint(tmp_path/'mine', 2)
+    shutil.copy(tmp_path/'mine'/'Box'/'Box (1).png', tmp_path/'mine'/'Disc'/'Disc (9).png')
+    code, out, _ = run('data', 'audit', tmp_path/'mine', '--json')
+    group, suspect = rows(out)
+    assert code == 0 and group['labels'] == ['Box', 'Disc'] and suspect['file'] == 'x' and asked == [(tmp_path/'mine', None)]
+    shutil.copy(tmp_path/'mine'/'Box'/'Box (1).png', tmp_path/'mine'/'ab.png')
+    group, = rows(run('data', 'audit', tmp_path/'mine', '--json')[1])
+    assert 'ab' in group['labels'] and len(asked) == 1

@@ -4,6 +4,7 @@ import math
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -17,6 +18,7 @@ from captcha_lab.multilabel import (accuracy_multi, agreement, average_precision
                                     f1_report, label_ece, mean_ap, multi_hot, one_hot, resample, second_label_ece, share_of, top1, top_choice)
 from captcha_lab.thresholds import (apply_thresholds, best_threshold, binary_cross_entropy, cool, false_accepts, fit_temperature,
                                     fit_temperatures, logits_of, threshold_curve, tune_thresholds)
+from captcha_lab.tile_report import cross_filed, tile_report
 
 warned = pytest.mark.filterwarnings('error')
 levels = st.sampled_from([0., 1e-9, .1, .25, .5, .5 + 1e-16, np.nextafter(.5, 1), .75, 1 - 2**-53, 1.])
@@ -328,6 +330,55 @@ def test_false_accepts_counted_by_hand(table, line):
     m = false_accepts(probs, truth, line, known)
     assert m['value'] == (pytest.approx((probs >= line)[no].mean()) if no.any() else None)
     assert [o and o['n'] for o in m['classes'].values()] == [int(n) or None for n in no.sum(0)]
+
+
+@given(tables(), levels)
+def test_other_is_chosen_beside_nothing_else(table, line):
+    probs, truth, known = table
+    names = ['Other', 'Bus', 'Car', 'Palm'][:probs.shape[1]]
+    plain, chosen = apply_thresholds(probs, line), apply_thresholds(probs, line, names)
+    assert (chosen[:, 1:] == plain[:, 1:]).all() and (chosen[:, 0] == (plain[:, 0] & ~plain[:, 1:].any(1))).all()
+    multi_hot(['|'.join(c for c, y in zip(names, row) if y) for row in chosen if row.any()], names) # raises on a contradiction
+    m = false_accepts(probs, truth, line, known, names)
+    assert [o and o['value'] for o in m['classes'].values()] == [pytest.approx(y[n].mean()) if n.any() else None
+                                                                for y, n in zip(chosen.T, (~truth & known).T)]
+    assert (apply_thresholds(probs, line, 'ABCD'[:probs.shape[1]]) == plain).all()
+
+
+# ---- tiles
+
+def published(n=200, seed=0):
+    "(probs, rows) of tiles whose folder shows one of their classes, a third of them not looked through"
+    probs, truth, _ = random_table(n, 3, seed)
+    labels = ['|'.join(c for c, y in zip(('Bus', 'Car', 'Palm'), row) if y) or 'Other' for row in truth]
+    rows = pd.DataFrame({'labels': labels, 'unsure': '', 'group': np.arange(n)//2, 'checked': np.arange(n) % 3 > 0})
+    return np.insert(probs, 3, 1 - probs.max(1), axis=1), rows.assign(label=[l.split('|')[-1] for l in labels])
+
+
+def test_trivial_baselines_of_tiles():
+    names = ('Bus', 'Car', 'Palm', 'Other')
+    probs, rows = published()
+    report = tile_report(probs, rows, .5, names, min_n=1)
+    look = rows[rows.checked]
+    truth = multi_hot(look.labels, names)[0]
+    assert report['baseline_map']['value'] == pytest.approx(np.mean([average_precision_score(t, t*0.) for t in truth.T]))
+    assert report['baseline_map']['value'] == pytest.approx(truth.mean()) and report['baseline_map']['n'] == len(look)
+    common, always = rows.label.mode()[0], report['baseline_commonest']
+    assert always['class'] == common and always['value'] == pytest.approx((rows.label == common).mean()) and always['n'] == len(rows)
+    assert always['macro_f1']['value'] == pytest.approx(f1_score(rows.label, [common]*len(rows), average='macro', zero_division=0))
+    for m in (always, always['macro_f1'], report['baseline_map']): assert m['ci95'][0] < m['value'] < m['ci95'][1]
+    assert json.loads(json.dumps(report, allow_nan=False)) == report
+    nobody = tile_report(probs, rows.assign(checked=False), .5, names)
+    assert 'baseline_map' not in nobody and nobody['baseline_commonest']['value'] == always['value']
+
+
+def test_filed_under_other_too_asks_for_no_contradiction():
+    "Who says Car and Palm of a picture filed under Car, Palm and Other has found all there is"
+    names = ('Car', 'Palm', 'Other')
+    rows = pd.DataFrame({'label': ['Car', 'Palm', 'Other', 'Car', 'Other'], 'group': [0, 0, 0, 1, 1]})
+    m = cross_filed([[1, 1, 0]]*5, rows, names)
+    assert (m['value'], m['n']) == (1, 1)
+    assert cross_filed([[1, 0, 1]]*5, rows, names)['value'] == 0 and cross_filed([[1, 1, 1]]*2, rows[3:], names) is None
 
 
 # ---- temperature
