@@ -12,7 +12,7 @@ from .core import InputError, whole_file
 from .multilabel import multi_hot
 from .tile_table import TILE_CLASSES, read_corrections
 
-# %% ../nbs/04g_corrections.ipynb #604e828b
+# %% ../nbs/04g_corrections.ipynb #0dae3092
 def save_correction(
     path: str | Path, # CSV file; made if it isn't there
     file: str, # the tile, as in the column `file` of `tile_rows`
@@ -20,19 +20,21 @@ def save_correction(
     unsure: str = '', # what can't be decided, joined by a bar
     classes: tuple = TILE_CLASSES # known names
 ): # DataFrame: the whole table
-    "Add a line to a table of corrections, or replace it; raises `InputError` on an unknown class or a contradiction"
+    "Add a line to a table of corrections, or change it; raises `InputError` on an unknown class or a contradiction"
     import pandas as pd
     multi_hot([labels], classes, [unsure]) # says what is wrong
-    line = pd.DataFrame({'file': [file], 'labels': [labels], 'unsure': [unsure]})
-    rows = [line]
+    table = pd.DataFrame(columns=['file', 'labels', 'unsure'], dtype=str)
     if Path(path).exists():
-        old = read_corrections(path, classes)
-        rows = [old[old.file != file], line]
-    table = pd.concat(rows, ignore_index=True)
+        read_corrections(path, classes) # says what is wrong
+        table = pd.read_csv(path, dtype=str, keep_default_na=False) # other columns, too, are somebody's work
+        if 'unsure' not in table: table['unsure'] = ''
+    at = table.index[table.file == file]
+    table.loc[at[0] if len(at) else len(table), ['file', 'labels', 'unsure']] = [file, labels, unsure]
+    table = table.fillna('')
     with whole_file(path, force=True) as t: table.to_csv(t, index=False, lineterminator='\n')
     return table
 
-# %% ../nbs/04g_corrections.ipynb #095c563d
+# %% ../nbs/04g_corrections.ipynb #2cddc579
 def correction_tool(
     rows, # DataFrame of `tile_rows`: the tiles to go through
     path: str | Path, # CSV file for `save_correction`
@@ -42,21 +44,25 @@ def correction_tool(
     try: import ipywidgets as w
     except ImportError:
         raise InputError('the buttons need ipywidgets', fix='pip install ipywidgets, or write the CSV file') from None
-    left = list(rows[['file', 'path', 'labels']].itertuples(index=False, name=None))
+    left = list(rows[['file', 'path', 'labels', 'unsure']].itertuples(index=False, name=None))
     picture, about = w.Image(width=256, height=256), w.Label()
-    marks, save, skip = [w.ToggleButton(description=c) for c in classes], w.Button(description='Save'), w.Button(description='Skip')
+    save, skip = (w.Button(description=c) for c in ('Save', 'Skip'))
+    seen, unsure = ([w.ToggleButton(description=c) for c in classes] for _ in range(2))
+    row = lambda name, marks: w.HBox([w.Label(value=name), *marks], layout=w.Layout(flex_flow='row wrap'))
+    said = lambda marks: '|'.join(m.description for m in marks if m.value)
     def show():
         about.value = f'{left[0][0]}, {len(left)} to go' if left else 'Done'
         if left: picture.value = Path(left[0][1]).read_bytes()
-        for m in marks: m.value = bool(left) and m.description in left[0][2].split('|')
+        for marks, names in zip((seen, unsure), left[0][2:] if left else ('', '')):
+            for m in marks: m.value = m.description in names.split('|')
     def go_on(button):
         if not left: return
         try:
-            if button is save: save_correction(path, left[0][0], '|'.join(m.description for m in marks if m.value), '', classes)
+            if button is save: save_correction(path, left[0][0], said(seen), said(unsure), classes)
         except InputError as e: about.value = str(e)
         else:
             left.pop(0)
             show()
     for button in (save, skip): button.on_click(go_on)
     show()
-    return w.VBox([about, picture, w.HBox(marks, layout=w.Layout(flex_flow='row wrap')), w.HBox([save, skip])])
+    return w.VBox([about, picture, row('seen', seen), row('unsure', unsure), w.HBox([save, skip])])

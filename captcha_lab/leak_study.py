@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['paired_folds', 'leak_run', 'leak_study']
 
-# %% ../nbs/14ad_leak_study.ipynb #d40a6416
+# %% ../nbs/14ad_leak_study.ipynb #bac64c4e
+import time
 from pathlib import Path
 
 import numpy as np
@@ -29,17 +30,17 @@ def paired_folds(
     chance = np.random.default_rng(seed).permutation(len(member)) % folds
     return chance, chance[first[member]]
 
-# %% ../nbs/14ad_leak_study.ipynb #a6a0e439
+# %% ../nbs/14ad_leak_study.ipynb #3782320b
 def leak_run(
     job: dict # `data` (folder), `split` and `size` of the tiles, `seed`
-) -> dict: # chance, grouped: numbers of the tiles that are named wrongly
+) -> dict: # chance, grouped: numbers of the tiles that are named wrongly; seconds
     "Name all tiles by probes of the other folds, dealt in two ways"
-    rows = tile_rows(job['data'], job['split'], classes=None)
+    began, rows = time.perf_counter(), tile_rows(job['data'], job['split'], classes=None)
     x, classes, out = tile_features(rows, job['size']), tuple(sorted(set(rows.label))), {}
     y = one_hot(rows.label, classes).argmax(1)
     for way, folds in zip(('chance', 'grouped'), paired_folds(rows.group, job['seed'])):
         out[way] = np.flatnonzero(out_of_fold_probs(x, rows.label, folds, classes).argmax(1) != y).tolist()
-    return out
+    return out | {'seconds': round(time.perf_counter() - began, 1)}
 
 # %% ../nbs/14ad_leak_study.ipynb #f80f85a3
 def _neighbours(x, k=50):

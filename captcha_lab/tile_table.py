@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['TILE_CLASSES', 'open_tile', 'read_corrections', 'tile_rows', 'trimmed_rows', 'tile_targets']
 
-# %% ../nbs/04f_tile_table.ipynb #31e8fa10
+# %% ../nbs/04f_tile_table.ipynb #a310c195
 import hashlib
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +50,7 @@ def read_corrections(
     _check_labels(rows, classes, path)
     return rows[['file', 'labels', 'unsure']]
 
-# %% ../nbs/04f_tile_table.ipynb #f59b3866
+# %% ../nbs/04f_tile_table.ipynb #940f9f27
 def _check_folders(folder, files, classes):
     "Raise `InputError` where a class folder is empty, has one image, or a name that isn't a class"
     count = {}
@@ -68,14 +69,24 @@ def _deal_folder(folder, classes, seed):
     _check_folders(folder, files, {p.parent.name for p in files} if classes is None else classes)
     return make_splits(audit(folder, 'folder'), seed=seed)
 
+def _meant(named, files, path):
+    "Which of `files` each of `named` is; raises `InputError` where none is, or one is meant twice"
+    stem = lambda f: f.rpartition('.')[0] # another source of the set has other suffixes
+    stems = Counter(map(stem, files))
+    at = {stem(f): i for i, f in enumerate(files) if stems[stem(f)] == 1} | {f: i for i, f in enumerate(files)}
+    where = [at.get(f, at.get(stem(f))) for f in named]
+    if gone := [f for f, i in zip(named, where) if i is None]:
+        raise InputError(f'{len(gone)} tiles that are not in the data, like {gone[0]}', path, 'Write file names in full')
+    for k, i in enumerate(where):
+        first = where.index(i)
+        if first < k: raise InputError(f'line {k + 2}: {files[i]} is listed twice, also in line {first + 2}', path)
+    return where
+
 def _correct(rows, corrections, classes):
-    "Apply a table of corrections; raises `InputError` where it names tiles that aren't there"
-    stem = lambda files: files.str.rpartition('.')[0] # another source of the set has other suffixes
+    "Apply a table of corrections; raises `InputError` where it's empty or doesn't fit the tiles"
     found = read_corrections(corrections, classes)
-    at = dict(zip(stem(rows.file), rows.index))
-    gone = [f for f, s in zip(found.file, stem(found.file)) if s not in at]
-    if gone: raise InputError(f'{len(gone)} tiles that are not in the data, like {gone[0]}', corrections)
-    where = [at[s] for s in stem(found.file)]
+    if found.empty: raise InputError('a table without corrections', corrections, 'Add a line a tile, or go without the table')
+    where = rows.index[_meant(found.file.tolist(), rows.file.tolist(), corrections)]
     rows.loc[where, ['labels', 'unsure']] = found[['labels', 'unsure']].to_numpy()
     rows.loc[where, 'checked'] = True
 

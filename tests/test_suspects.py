@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings as hypothesis_settings, strategies as st
 
-from captcha_lab.core import InputError
+from captcha_lab.core import InputError, share_path
 from captcha_lab.corrections import correction_tool, save_correction
 from captcha_lab.data import audit, check_split, duplicate_groups, load_split
 from captcha_lab.leak_study import leak_study, paired_folds
@@ -136,6 +136,24 @@ def test_corrections_can_be_written_line_by_line(toy, tmp_path):
     assert rows.checked.sum() == 2 and rows.set_index('file').labels[truth.file[0]] == 'Bus|Car'
 
 
+def test_a_correction_changes_one_line(tmp_path):
+    "What else stands in a table, other columns too, stays as it is, to the letter"
+    path, ours = tmp_path/'mine.csv', share_path('labels', 'tiles_multilabel.csv').read_text()
+    path.write_text(ours)
+    file, old = read_corrections(path).iloc[0][['file', 'labels']]
+    save_correction(path, file, 'Palm', 'Car')
+    save_correction(path, 'Large/Bus/none.png', 'Bus')
+    before, after = ours.splitlines(), path.read_text().splitlines()
+    assert after[2:] == before[2:] + ['Large/Bus/none.png,Bus,,,,'] and after[0] == before[0]
+    assert after[1] == f'{file},Palm,Car,' + before[1].split(',', 3)[3] and old != 'Palm'
+
+
+def test_a_table_may_begin_with_its_head_alone(tmp_path):
+    (tmp_path/'mine.csv').write_text('file,labels\n')
+    save_correction(tmp_path/'mine.csv', 'a.png', 'Bus')
+    assert read_corrections(tmp_path/'mine.csv').values.tolist() == [['a.png', 'Bus', '']]
+
+
 @pytest.mark.parametrize('labels, unsure', [('Buss', ''), ('', ''), ('Bus', 'Bus'), ('Other|Car', '')])
 def test_a_wrong_correction_is_not_written(labels, unsure, tmp_path):
     with pytest.raises(InputError): save_correction(tmp_path/'mine.csv', 'a.png', labels, unsure)
@@ -152,16 +170,23 @@ def test_buttons(toy, tmp_path, monkeypatch):
     for name in ('Image', 'Label', 'ToggleButton', 'Button', 'Layout'): setattr(fake, name, Widget)
     for name in ('VBox', 'HBox'): setattr(fake, name, lambda children, **kw: Widget(children=children, **kw))
     monkeypatch.setitem(sys.modules, 'ipywidgets', fake)
-    rows = tile_rows(toy[0]).head(2)
-    about, picture, marks, (save, skip) = (getattr(c, 'children', c) for c in correction_tool(rows, tmp_path/'mine.csv').children)
-    for m in marks: m.value = m.description in ('Bus', 'Palm')
+    rows = tile_rows(toy[0]).head(3).assign(unsure=['Car|Bridge', '', ''])
+    about, picture, seen, unsure, (save, skip) = (getattr(c, 'children', c) for c in correction_tool(rows, tmp_path/'mine.csv').children)
+    (_, *seen), (_, *unsure) = seen, unsure # the first says which row it is
+    for m in seen: m.value = m.description in ('Bus', 'Palm')
+    save.click() # what is unsure comes along
+    for m in seen + unsure: m.value = m.description == 'Bus'
     save.click()
-    assert read_corrections(tmp_path/'mine.csv').values.tolist() == [[rows.file[0], 'Bus|Palm', '']]
-    for m in marks: m.value = False
+    assert 'both seen and unsure' in about.value
+    for m in seen: m.value = m.description == 'Hydrant'
+    save.click()
+    assert read_corrections(tmp_path/'mine.csv').values.tolist() == [[rows.file[0], 'Bus|Palm', 'Bridge|Car'], [rows.file[1], 'Hydrant', 'Bus']]
+    assert not any(m.value for m in unsure)
+    for m in seen: m.value = False
     save.click()
     assert 'no label' in about.value
     skip.click(), save.click()
-    assert about.value == 'Done' and len(read_corrections(tmp_path/'mine.csv')) == 1
+    assert about.value == 'Done' and len(read_corrections(tmp_path/'mine.csv')) == 2
 
 
 def test_no_buttons_without_ipywidgets(tmp_path, monkeypatch):

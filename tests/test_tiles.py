@@ -160,6 +160,23 @@ def test_corrections_change_labels_and_nothing_else(street, rows):
     pd.testing.assert_frame_equal(found[~found.checked], rows[~found.checked])
 
 
+def test_corrections_go_to_the_file_they_name(street):
+    "Two files of one name but for the suffix; then one alone, named by another suffix, or by both"
+    Image.fromarray(picture(7)).save(street/'Bus'/'Bus (1).jpg')
+    found = tile_rows(street, corrections=table(street.parent, 'Bus/Bus (1).jpg,Car,\nBus/Bus (1).png,Bus|Car,\nBus/Bus (2).jpg,Bus,Car'), classes=NAMES)
+    found = found[found.checked].set_index('file')
+    assert found.labels.to_dict() == {'Bus/Bus (1).jpg': 'Car', 'Bus/Bus (1).png': 'Bus|Car', 'Bus/Bus (2).png': 'Bus'}
+    assert found.unsure['Bus/Bus (2).png'] == 'Car'
+
+
+@pytest.mark.parametrize('text, words', [('Bus/Bus (1).png,Bus,\nBus/Bus (1).jpg,Car,', ('line 3: Bus/Bus (1).png is listed twice', 'line 2')),
+                                         ('Bus/Bus (2).gif,Bus,', ('1 tiles', 'Bus (2).gif')), ('', ('without corrections',))])
+def test_corrections_that_name_no_one_file(street, text, words):
+    Image.fromarray(picture(7)).save(street/'Bus'/'Bus (2).jpg')
+    with pytest.raises(InputError) as e: tile_rows(street, corrections=table(street.parent, text), classes=NAMES)
+    one_line(e, 'labels.csv', *words)
+
+
 def test_our_corrections_fit_our_split():
     "Without any image: names and classes agree, and none of validation was looked through"
     split, found = load_split('tiles'), read_corrections(share_path('labels', 'tiles_multilabel.csv'))
