@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LITE0_STATS', 'lite0_weights', 'lite0', 'vision_body', 'Pictures', 'extract_features', 'cache_features',
-           'linear_probe', 'MemoryImageBlock', 'ResizeBatch', 'set_size', 'linear_head', 'FixedStats',
+           'feature_scale', 'linear_probe', 'MemoryImageBlock', 'ResizeBatch', 'set_size', 'linear_head', 'FixedStats',
            'picture_learner', 'fine_tune_phases']
 
 # %% ../nbs/06a_backbones.ipynb #f98056d8
@@ -205,7 +205,14 @@ def cache_features(
     with whole_file(path, force=True) as t, open(t, 'wb') as f: np.save(f, x)
     return x
 
-# %% ../nbs/06a_backbones.ipynb #f380837f
+# %% ../nbs/06a_backbones.ipynb #a907e76a
+def feature_scale(
+    x: torch.Tensor # [n, d] features
+) -> tuple: # mean [d], deviation [d], which is never 0
+    "What to standardise features with; one that hardly varies is not blown up"
+    return x.mean(0), x.std(0, correction=0) + 1e-3*x.std(correction=0) + 1e-12
+
+# %% ../nbs/06a_backbones.ipynb #32cf1f1f
 def _probe_loss(scores, targets):
     "Cross-entropy, or the sum over classes of binary cross-entropy where targets are [n, c]"
     if targets.ndim == 1: return F.cross_entropy(scores, targets)
@@ -247,7 +254,7 @@ def linear_probe(
 ) -> tuple: # (`nn.Linear` from features to scores, one dict a strength: l2, loss, accuracy or micro_f1 on `valid`)
     "The best linear layer on frozen features; raises `InputError` where there's nothing to learn"
     x, y, v = _probe_data(features, targets, valid)
-    mean, std = x[~v].mean(0), x[~v].std(0, correction=0) + 1e-3*x[~v].std(correction=0) + 1e-12
+    mean, std = feature_scale(x[~v])
     x = (x - mean)/std
     n_out = int(y.max()) + 1 if y.ndim == 1 else y.shape[1]
     w, b = torch.zeros(n_out, x.shape[1], requires_grad=True), torch.zeros(n_out, requires_grad=True)

@@ -220,11 +220,7 @@ class LettersRecipe(TextRecipe):
 
 def _without_margin(boxes, pad): return [[x0 + pad, y0 + pad, x1 - pad, y1 - pad] for x0, y0, x1, y1 in boxes]
 
-# %% ../nbs/13c_recipes.ipynb #09237b6f
-def _truth(rows, classes):
-    "What is on tiles, and which entries are certain; where nobody has looked, the published label is all there is"
-    return multi_hot(rows.labels, classes, rows.unsure)
-
+# %% ../nbs/13c_recipes.ipynb #f66f0622
 def _cooled(weights, temperatures):
     "Weights with temperatures in the last layer, one a class"
     names = list(weights)[-2:] # the last linear layer: its weight, its bias
@@ -295,7 +291,7 @@ class TilesRecipe:
         import pandas as pd
         from captcha_lab.thresholds import cool, fit_temperatures, tune_thresholds
         rows = pd.DataFrame(valid)
-        logits, (truth, known) = self._logits(learn, rows.path), _truth(rows, self.vocab)
+        logits, (truth, known) = self._logits(learn, rows.path), multi_hot(rows.labels, self.vocab, rows.unsure)
         heat = fit_temperatures(logits, truth, known)
         probs = cool(logits, heat)
         lines = tune_thresholds(probs, truth, known, classes=self.vocab)

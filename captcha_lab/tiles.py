@@ -6,7 +6,7 @@
 __all__ = ['tile_block', 'class_priors', 'top1_seen', 'SetLossEpoch', 'PseudoNegatives', 'tiles_learner', 'train_tiles',
            'tile_probs', 'cached_heads']
 
-# %% ../nbs/09_tiles.ipynb #f2a942a8
+# %% ../nbs/09_tiles.ipynb #d6fad2d3
 from functools import partial
 
 import numpy as np
@@ -25,7 +25,7 @@ from fastcore.meta import delegates
 from fasttransform import DisplayedTransform, compose_tfms
 from torch import nn
 
-from .backbones import MemoryImageBlock, fine_tune_phases, picture_learner, square
+from .backbones import MemoryImageBlock, feature_scale, fine_tune_phases, picture_learner, square
 from .core import InputError, seed_everything
 from .losses import EntropyMaxAPL, add_pseudo_negatives, many_label_loss, stack_targets
 from .tile_table import TILE_CLASSES, open_tile, tile_targets
@@ -241,7 +241,7 @@ def tile_probs(
     activation = getattr(learn.loss_func, 'activation', torch.sigmoid)
     return _probs(learn.model, learn.dls, x, bs, activation).numpy()
 
-# %% ../nbs/09_tiles.ipynb #111e1837
+# %% ../nbs/09_tiles.ipynb #5554968f
 def _mix(x, y, alpha):
     "MixUp of rows and their targets"
     lam = torch.distributions.Beta(alpha, alpha).sample((len(x),))
@@ -297,7 +297,7 @@ def cached_heads(
         raise InputError(f'features of shape {list(x.shape)} for targets of shape {list(y.shape)}')
     if not len(x) or not x.isfinite().all(): raise InputError('features are empty, or hold NaN or infinity')
     loss = many_label_loss(loss, **kwargs) if isinstance(loss, str) else loss
-    mean, std = x.mean(0), x.std(0, correction=0) + 1e-3*x.std(correction=0) + 1e-12
+    mean, std = feature_scale(x)
     x = (x - mean)/std
     how = epochs, lr, bs, mixup, dropout, wd, warm_up
     return [_unscaled(_train_head(x, y, loss, seed, *how), mean, std) for seed in seeds]

@@ -14,3 +14,11 @@ def run(*args):
 
 
 def rows(out): return [json.loads(l) for l in out.splitlines()]
+
+
+def one(*args):
+    "The one JSON object that a command prints"
+    code, out, err = run(*args, '--json')
+    assert code == 0, err
+    row, = rows(out)
+    return row

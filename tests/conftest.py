@@ -39,3 +39,10 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def own_data(tmp_path, monkeypatch):
+    "No test meets the data sets of this machine"
+    monkeypatch.setenv('CAPTCHA_LAB_DATA', str(tmp_path/'own data'))
+    monkeypatch.delenv('CAPTCHA_LAB_MIRROR', raising=False)

@@ -22,7 +22,7 @@ from captcha_lab import cli, core
 from commands import rows, run
 
 torch = pytest.importorskip('torch')
-pytestmark = pytest.mark.usefixtures('one_thread')
+pytestmark = pytest.mark.usefixtures('one_thread', 'own_data')
 ROOT = Path(__file__).resolve().parent.parent
 ALPHABET = 'ABC123'
 TINY = ['--epochs', '2', '--bs', '16', '--seed', '3', '--device', 'cpu']
@@ -50,13 +50,6 @@ def one_line(err, says=''):
 
 
 def tree(folder): return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(Path(folder).rglob('*')) if p.is_file()}
-
-
-@pytest.fixture(autouse=True)
-def own_data(tmp_path, monkeypatch):
-    "No test meets the data sets of this machine"
-    monkeypatch.setenv('CAPTCHA_LAB_DATA', str(tmp_path/'own data'))
-    monkeypatch.delenv('CAPTCHA_LAB_MIRROR', raising=False)
 
 
 @pytest.fixture(scope='session')

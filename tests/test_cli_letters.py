@@ -13,7 +13,7 @@ from PIL import Image
 from captcha_lab import cli
 from captcha_lab.core import share_path
 from captcha_lab.render import Renderer
-from commands import rows, run
+from commands import one, rows, run
 
 pytest.importorskip('torch')
 pytestmark = pytest.mark.usefixtures('one_thread')
@@ -29,14 +29,6 @@ def refused(*args, says=''):
     code, out, err = run(*args)
     assert (code, out) == (2, '') and err.startswith('captcha-lab: ') and err.count('\n') == 1, err
     for s in [says] if isinstance(says, str) else says: assert s in err, err
-
-
-def one(*args):
-    "The one JSON object that a command prints"
-    code, out, err = run(*args, '--json')
-    assert code == 0, err
-    row, = rows(out)
-    return row
 
 
 @pytest.fixture(scope='module')

@@ -14,20 +14,12 @@ import pytest
 from PIL import Image
 
 from captcha_lab.core import share_path
-from commands import rows, run
+from commands import one, rows, run
 
 pytest.importorskip('torch')
-pytestmark = pytest.mark.usefixtures('one_thread')
+pytestmark = pytest.mark.usefixtures('one_thread', 'own_data')
 TOYS, N = ('Box', 'Cross', 'Disc', 'Other'), 16 # tiles of each
 LEFT = ['history.csv', 'loss.png', 'predictions.png', 'toy.json', 'toy.safetensors']
-
-
-def one(*args):
-    "The one JSON object that a command prints"
-    code, out, err = run(*args, '--json')
-    assert code == 0, err
-    row, = rows(out)
-    return row
 
 
 def refused(*args, code=2, says=''):
@@ -65,13 +57,6 @@ def paint(folder, n=N, seed=0):
 def table(path, text, head='file,labels'):
     path.write_text(f'{head}\n{text}\n')
     return path
-
-
-@pytest.fixture(autouse=True)
-def own_data(tmp_path, monkeypatch):
-    "No test meets the data sets of this machine"
-    monkeypatch.setenv('CAPTCHA_LAB_DATA', str(tmp_path/'own data'))
-    monkeypatch.delenv('CAPTCHA_LAB_MIRROR', raising=False)
 
 
 @pytest.fixture(scope='session')
