@@ -7,7 +7,7 @@ __all__ = ['rendered_alphabets', 'rendered_samples', 'is_folder', 'holds_letters
            'letter_samples', 'part_of', 'stored_tiles', 'tile_parts', 'judge', 'predictions_sheet', 'run_folder',
            'first_weights', 'make_reader', 'quickstart']
 
-# %% ../nbs/14a_runs.ipynb #6e76fe82
+# %% ../nbs/14a_runs.ipynb #7b65f5f9
 import contextlib
 import shutil
 import tempfile
@@ -22,7 +22,7 @@ from .cutting import load_letters
 from .data import audit, fetch, list_images, load_split, make_splits, open_image, registry, text_label, text_manifest
 from .recipes import RECIPES, CTCRecipe, CutImage, TextRecipe
 from .render import Renderer
-from .tile_table import TILE_CLASSES, tile_rows, trimmed_rows
+from .tile_table import TILE_CLASSES, balanced_rows, tile_rows, trimmed_rows
 
 # %% ../nbs/14a_runs.ipynb #ca19f863
 def rendered_alphabets(
@@ -158,13 +158,14 @@ def stored_tiles(
     about |= {'n': len(rows), 'looked_through': int(rows.checked.sum())}
     return rows, about | ({'corrections': sha256(corrections)} if corrections else {})
 
-# %% ../nbs/14a_runs.ipynb #d5dc10b5
+# %% ../nbs/14a_runs.ipynb #029baeb6
 _ENOUGH = 100 # tiles looked through, to tune on them
 
 def tile_parts(
     rows, # from `stored_tiles`
     tune: str | None = None, # corrected: on half of the training tiles looked through; valid; None: the first, if a hundred are
-    trimmed: int | None = None # tiles a class to learn from; all, if None
+    trimmed: int | None = None, # tiles a class to learn from; all, if None
+    balance: int | None = None # repeat tiles of rarer classes until there are so many to learn from
 ) -> tuple: # samples to learn from, to tune on, and to test on: rows of the table
     "Deal tiles out; raises `InputError` on an unknown way, or where nothing was looked through"
     if tune not in (None, 'corrected', 'valid'):
@@ -177,6 +178,7 @@ def tile_parts(
         near = rows.group.isin(set(rows.group[kept]))
         rows = rows.assign(part=rows.part.where(rows.part == 'test', 'train').mask(kept, 'valid'))[kept | ~near]
     if trimmed: rows = trimmed_rows(rows, trimmed)
+    if balance: rows = balanced_rows(rows, balance)
     return tuple(list(rows[rows.part == p].itertuples(index=False, name='Tile')) for p in ('train', 'valid', 'test'))
 
 # %% ../nbs/14a_runs.ipynb #e8f5d8ea
