@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['STUDIES', 'run_study']
 
-# %% ../nbs/14b_results.ipynb #0a927501
+# %% ../nbs/14b_results.ipynb #e1569b77
 import json
 import time
 from pathlib import Path
@@ -13,6 +13,7 @@ from pathlib import Path
 from .bundle import find_bundle, load_bundle
 from .core import InputError, run_card, save_card
 from .data import open_image
+from .defence import defence_study
 from .leak_study import leak_study
 from .letter_studies import curve_study, level0_study, levels_study, ways_study
 from .metrics import share
@@ -116,13 +117,14 @@ def _rendered_fonts(folder, workers):
     about = {'id': 'rendered', 'level': 1, 'n': 4000, 'length': '4-6', 'seed': '50, 51'}
     return measures, about, '4,000 images of one family to learn from, 500 of each to read', (0,)
 
-# %% ../nbs/14b_results.ipynb #a64dac16
+# %% ../nbs/14b_results.ipynb #adb95648
 STUDIES = {'ctc_captcha_v2_cv': _captcha_v2_cv, 'ctc_captcha_v2_cv_pretrained': _captcha_v2_cv_pretrained,
            'ctc_captcha_v2_split': _captcha_v2_split, 'ctc_captcha_v2_curve': _captcha_v2_curve,
            'ctc_rendered_lengths': _rendered_lengths, 'ctc_rendered_levels': _rendered_levels,
            'ctc_rendered_fonts': _rendered_fonts, 'letters_level0': level0_study, 'letters_levels': levels_study,
            'letters_ways': ways_study, 'letters_curve': curve_study, 'tiles_leak': leak_study, 'tiles_labels': labels_study,
-           'tiles_recipe': recipe_study, 'tiles_losses': losses_study, 'tiles_model': model_study}
+           'tiles_recipe': recipe_study, 'tiles_losses': losses_study, 'tiles_model': model_study,
+           'defence_tiles': defence_study}
 
 def run_study(
     name: str, # of `STUDIES`
