@@ -130,13 +130,13 @@ def defence_measures(
     out['chance'] = round(1/len(classes), 4)
     return out | {'monotone': _falls(step_measures(by('levels', 'map'), groups))}
 
-# %% ../nbs/14ae_defence.ipynb #ff617b83
+# %% ../nbs/14ae_defence.ipynb #92dfc4ed
 def play_defence(
     rows, # of `defence_tiles`
     folder: str | Path, # for the results of the single seeds
     seeds: tuple = (0, 1, 2), # one whole game each
     workers: int = 1, # processes
-    size: int = 128, # side of the pictures, px
+    size: int = 160, # side of the pictures, px
     pictures: str | Path | None = None, # where the first seed leaves defended test pictures
     **how # further entries of the job of `defence_run`
 ) -> tuple: # measures, and a sentence on the pictures
@@ -152,7 +152,7 @@ def play_defence(
     split = f"{len(parts['train'])} pictures to learn from, {len(parts['test'])} to be named, {len(classes)} classes"
     return defence_measures(runs, labels, classes, parts['test'].group.to_numpy()), split
 
-# %% ../nbs/14ae_defence.ipynb #6eb2b62f
+# %% ../nbs/14ae_defence.ipynb #d04cdd08
 def _check_game(levels, area):
     "Said before any work is done"
     if not 0 < levels*area < 1: raise InputError(f'{levels} levels of {area:.0%} each are not between 0 and 100 %', fix='Hide less')
@@ -185,7 +185,7 @@ def defend_folder(
     force: bool = False, # replace what is in the folder?
     n: int = 100, # pictures of each class to learn from
     seeds: int = 2, # how many games
-    size: int = 128, # side of the pictures, px
+    size: int = 160, # side of the pictures, px
     levels: int = 3, # rounds
     area: float = .1, # hidden at each level
     **how # further options of `play_defence`
@@ -203,8 +203,8 @@ def defend_folder(
         with whole_file(out/f'{name}.png', force=True) as t: fig.savefig(t, dpi=110, format='png')
     return card
 
-# %% ../nbs/14ae_defence.ipynb #0d4fbdf9
-_FULL = dict(n=150, size=128, epochs=2, seeds=(0, 1, 2, 3, 4)) # of `--full`, and of the card: network and head are tuned
+# %% ../nbs/14ae_defence.ipynb #0880b0da
+_FULL = dict(n=100, size=160, epochs=2, seeds=(0, 1, 2, 3, 4)) # of `--full`, and of the card: network and head are tuned
 
 def defence_study(
     folder: Path, # where each seed leaves its answers

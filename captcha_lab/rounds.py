@@ -38,15 +38,16 @@ def guide_scores(
     grid = attacker.look(shots.pictures[:1], shots.labels[:1])[1].shape[-1]
     return random_scores(n, grid, size, seed)
 
-# %% ../nbs/12b_rounds.ipynb #4c720dd6
+# %% ../nbs/12b_rounds.ipynb #b8401dc6
 class Hiding:
     "Pictures of which more and more is hidden; the originals stay as they are"
     def __init__(self,
         shots: Shots, # the originals
-        fill: str = 'mean' # mean, blur (of `hide`) or crop (of `crop_away`)
+        fill: str = 'mean', # mean, blur (of `hide`) or crop (of `crop_away`)
+        seed: int = 0 # of the lots of `top_area`: another one for test pictures, else picture by picture they'd be those of the training
     ):
         if fill not in ('mean', 'blur', 'crop'): raise InputError(f'unknown way to hide {fill!r}', fix='Use mean, blur or crop')
-        self.original, self.now, self.fill, self.area, self.masks = shots, shots, fill, 0., None
+        self.original, self.now, self.fill, self.seed, self.area, self.masks = shots, shots, fill, seed, 0., None
 
     def more(self,
         scores: np.ndarray, # [n, size, size]: which pixels of the pictures as they are now go first
@@ -56,7 +57,7 @@ class Hiding:
         if not self.area <= area < 1: raise InputError(f'{area:.0%} of the area cannot go, {self.area:.0%} is gone', fix='Use less than 1')
         if self.fill == 'crop': pictures = crop_away(self.now.pictures, scores, 1 - (1 - area)/(1 - self.area))
         else:
-            self.masks = top_area(scores, area, self.masks)
+            self.masks = top_area(scores, area, self.masks, self.seed)
             pictures = hide(self.original.pictures, self.masks, self.fill)
         self.area, self.now = area, Shots(pictures, self.original.labels)
         return self.now
@@ -75,7 +76,7 @@ def with_erased(
     masks = np.concatenate([top_area(s[None], share, seed=seed) for s, share in zip(scores, shares)])
     return Shots(np.concatenate([pictures, hide(pictures, masks)]), np.concatenate([labels, labels]))
 
-# %% ../nbs/12b_rounds.ipynb #863a71d8
+# %% ../nbs/12b_rounds.ipynb #22800993
 def _right(attacker, shots): return (attacker.probs(shots.pictures).argmax(1) == shots.labels).astype(int).tolist()
 
 def _answers(make, basic, train, test, seed):
@@ -98,7 +99,7 @@ def play_levels(
 ) -> list: # a dict a level: step, guide, area, and 0 or 1 for each test picture: static, before (it learns again), retrained, erasing
     "Hide, test, learn again, level by level; raises `InputError` where the levels hide everything"
     if levels < 1 or not 0 < levels*area < 1: raise InputError(f'{levels} levels of {area:.0%} each are not between 0 and 100 %')
-    attacker, rows, hidings = basic, [], [Hiding(o, fill) for o in (train, test)]
+    attacker, rows, hidings = basic, [], [Hiding(o, fill, seed + i) for i, o in enumerate((train, test))]
     for level in range(1, levels + 1):
         scores = [guide_scores(guide, attacker, h.now, seed + i) for i, h in enumerate(hidings)]
         learn, judge = (h.more(s, level*area) for h, s in zip(hidings, scores))
@@ -121,7 +122,7 @@ def play_grey(
     return [{'step': 'basic', 'guide': None, 'area': 0., 'static': _right(basic, test)},
             {'step': 'grey', 'guide': None, 'area': 0.} | _answers(make, basic, *drab, seed)[0]]
 
-# %% ../nbs/12b_rounds.ipynb #c1dc5b84
+# %% ../nbs/12b_rounds.ipynb #95e99546
 def hide_once(
     train: Shots, # to learn from
     test: Shots, # to be named
@@ -135,7 +136,7 @@ def hide_once(
     "Hide some area at once, and let a new attacker learn from what is left: ROAR (Hooker et al. 2019)"
     scores, rows = [guide_scores(guide, basic, o, seed + i) for i, o in enumerate((train, test))], []
     for area in areas:
-        learn, judge = (Hiding(o, fill).more(s, area) for o, s in zip((train, test), scores))
+        learn, judge = (Hiding(o, fill, seed + i).more(scores[i], area) for i, o in enumerate((train, test)))
         rows.append({'guide': guide, 'area': area, 'static': _right(basic, judge), 'retrained': _right(make().fit(*learn, seed), judge)})
     return rows
 
