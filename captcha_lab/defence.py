@@ -51,7 +51,7 @@ def defence_tiles(
 
 _THREE = ('Bicycle', 'Bus', 'Hydrant') # things that have a place in a picture
 
-# %% ../nbs/14ae_defence.ipynb #f13de82d
+# %% ../nbs/14ae_defence.ipynb #242f594f
 def load_shots(
     rows, # DataFrame with path and label
     classes: list, # names, in the order of their numbers
@@ -61,6 +61,7 @@ def load_shots(
     pictures = [square(open_tile(p), size) for p in rows.path]
     return Shots(np.stack(pictures), np.array([list(classes).index(c) for c in rows.label]))
 
+# %% ../nbs/14ae_defence.ipynb #2c44bfcc
 def _attacker(job):
     "How attackers are made"
     if not job['epochs']: return lambda: ProbeAttacker(job['arch'], job['device'])
@@ -75,7 +76,8 @@ def _saver(folder, rows):
     return save if folder else None
 
 def defence_run(
-    job: dict # `train`, `test` (lists of {path, label}), `classes`, `size`, `arch`, `epochs` (0 = a probe), `device`, `levels`, `area`, `areas`, `fill`, `seed`, `pictures` (folder for defended test pictures, or None)
+    job: dict # `train`, `test` (lists of {path, label}), `epochs` (0 = a probe), `pictures` (folder for defended test pictures,
+    # or None), `classes`, `size`, `arch`, `device`, `levels`, `area`, `areas`, `fill`, `seed`
 ) -> dict: # `start`, and by guide `levels` and `once`: rows of `captcha_lab.rounds`; `seconds`
     "All rounds for one seed"
     import pandas as pd

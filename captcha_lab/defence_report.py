@@ -76,7 +76,7 @@ def defence_lines(
              for k, m in measures.items() if k.startswith('gain_') and 'level' not in k]
     return {k: cards_table(rows) for k, rows in (('steps', steps), ('attackers', attackers), ('gains', gains))}
 
-# %% ../nbs/12d_defence_report.ipynb #124f3de5
+# %% ../nbs/12d_defence_report.ipynb #4d6d7f97
 _STYLE = 'body{font:16px/1.5 sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}img{max-width:100%}' \
          'table{border-collapse:collapse;margin:1rem 0}td,th{padding:.3rem .8rem;border-bottom:1px solid #ccc;text-align:left}'
 _WARNING = '''A retrained attacker also learns from the shape of what is hidden, and blurred maps hide larger pieces, which alone
@@ -103,12 +103,15 @@ def defence_page(
     "A report: table, chart, pictures, and what to be careful about"
     measures = card['measures']
     lines, falls = defence_lines(measures), 'falls' if measures['monotone'] else 'does not fall'
-    chart = _image(plot_defence(measures)[0].figure, 'Share of pictures named rightly against the area hidden, by where it was hidden')
+    alt = 'Share of pictures named rightly against the area hidden, by where it was hidden'
+    chart = _image(plot_defence(measures)[0].figure, alt)
     parts = [f'<h1>{html.escape(card["name"])}: what is left of the attacker</h1><p>{html.escape(card["split"])}; '
-             f'{len(card["seeds"])} seeds; chance is {100*measures["chance"]:.0f} %. {card["date"]}, <code>{html.escape(card["command"])}</code></p>',
+             f'{len(card["seeds"])} seeds; chance is {100*measures["chance"]:.0f} %. {card["date"]}, '
+             f'<code>{html.escape(card["command"])}</code></p>',
              '<h2>Hide what it looks at, let it learn again</h2>', _as_html(lines['steps']),
              f'<p>The retrained attacker {falls} from level to level.</p>', chart,
              '<h2>Is it the map?</h2>', _as_html(lines['gains']), f'<p>{_WARNING}</p>',
              '<h2>Every attacker</h2>', _as_html(lines['attackers'])]
     if sheet: parts.insert(3, _image(sheet, 'The same pictures at each step'))
-    return f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(card["name"])}</title><style>{_STYLE}</style>{"".join(parts)}</html>'
+    head = f'<meta charset="utf-8"><title>{html.escape(card["name"])}</title><style>{_STYLE}</style>'
+    return f'<!doctype html><html lang="en">{head}{"".join(parts)}</html>'
