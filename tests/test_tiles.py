@@ -18,7 +18,7 @@ from captcha_lab.core import DataError, InputError, share_path
 from captcha_lab.data import load_split
 from captcha_lab.grid import cut_grid, draw_grid, grid_boxes, read_grid
 from captcha_lab.losses import LOSSES, OTHERS, stack_targets
-from captcha_lab.tile_table import TILE_CLASSES, open_tile, read_corrections, tile_rows, tile_targets, trimmed_rows
+from captcha_lab.tile_table import TILE_CLASSES, balanced_rows, open_tile, read_corrections, tile_rows, tile_targets, trimmed_rows
 from captcha_lab.tiles import PseudoNegatives, cached_heads, class_priors, tile_block, tile_probs, tiles_learner, top1_seen, train_tiles
 
 NAMES = ('Bus', 'Car', 'Other')
@@ -193,6 +193,15 @@ def test_targets_never_contradict(street):
 
 
 # ---- small sets
+
+def test_balanced_rows_repeat_training_tiles_of_rare_classes(rows):
+    more = balanced_rows(rows, 40, most=3)
+    once, now = (r[r.part == 'train'].label.value_counts() for r in (rows, more))
+    assert now.to_dict() == {c: max(n, min(40, 3*n)) for c, n in once.items()}
+    assert (more.part != 'train').sum() == (rows.part != 'train').sum() and set(more.file) == set(rows.file)
+    assert more[more.part == 'train'].file.value_counts().max() <= 3 and more.index.is_unique
+    assert len(balanced_rows(rows, 1)) == len(rows)
+
 
 def test_trimmed_rows_are_few_and_nested(rows):
     few, more = trimmed_rows(rows, 2), trimmed_rows(rows, 4)
