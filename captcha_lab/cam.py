@@ -186,7 +186,7 @@ def _close(a, b):
     top = b.nan_to_num(0, 0, 0).abs().max()
     return not ((a.float() - b).abs() > slack*top).any()
 
-# %% ../nbs/11_cam.ipynb #2c1d65d9
+# %% ../nbs/11_cam.ipynb #2ca9922b
 class _Maps:
     "What `CAM` and `GradCAM` share: a network at rest inside a `with`"
     def __init__(self, model, layer=None):
@@ -207,7 +207,7 @@ class _Maps:
     def _start(self, x):
         "Pictures as a batch, and the layer, looked for the first time; raises `InputError` outside a `with`"
         if self._rest is None:
-            raise InputError('maps are made inside a with', fix='Write: with GradCAM(model) as cam: ...')
+            raise InputError('maps are made inside a with', fix=f'Write: with {type(self).__name__}(model) as cam')
         x = _batch(self.model, x)
         if any(m.training for m in self._modules.values()): self.model.eval()
         self.layer = self.layer or self._find(x)
