@@ -48,7 +48,7 @@ def kept_back(
         back[rng.permutation(mine)[:max(round(share*len(mine)), 1)]] = True
     return back
 
-# %% ../nbs/12a_attackers.ipynb #561291c3
+# %% ../nbs/12a_attackers.ipynb #4baa9c1b
 class _Attacker:
     "What both have in common: `net`, a body and a head, and `stats` to normalise with"
     def look(self,
@@ -62,7 +62,7 @@ class _Attacker:
         half = has_bf16(self.device)
         with CAM(self.net) as cam, torch.autocast(self.device.split(':')[0], torch.bfloat16, enabled=half):
             for x, y in zip(_as_batch(pictures).split(bs), labels.split(bs)):
-                maps.append(cam((x.to(self.device)/255 - mean)/std, class_score(y)).float().cpu())
+                maps.append(cam((x.to(self.device)/255 - mean)/std, class_score(y)).cpu())
                 probs.append(cam.output.float().softmax(1).cpu())
         return torch.cat(probs).numpy(), torch.cat(maps).numpy()
 

@@ -639,7 +639,7 @@ def _explained_line(file, row):
     where = ', '.join(f"{s['symbol']} {s['from']}-{s['to']}" for s in row['symbols'] if not s['reason'])
     return f"{file}\t{row['text']}\t{row['p']:.3f}\t{where}"
 
-# %% ../nbs/15_cli.ipynb #cc795ee7
+# %% ../nbs/15_cli.ipynb #23c60a17
 @app.command()
 def defend(
     data: str = typer.Option('tiles', help='tiles, or a folder of class folders.'),
@@ -661,8 +661,8 @@ def defend(
     force: bool = typer.Option(False, '--force', help='Replace what is in --out.'), as_json: bool = _CARD,
 ):
     "Hide what an attacker looks at, and let it learn again. Beside hiding by chance and in the middle."
-    from captcha_lab.defence import defend_folder
-    usual = dict(n=100, epochs=2, seeds=5) if settings(full=full).full else dict(n=50, epochs=0, seeds=2)
+    from captcha_lab.defence import FULL_GAME, SMALL_GAME, defend_folder
+    usual = FULL_GAME if settings(full=full).full else SMALL_GAME
     how = usual | {k: v for k, v in dict(n=n, epochs=epochs, seeds=seeds).items() if v is not None}
     wanted = [c for part in [classes or '', *(more or [])] for c in part.split(',') if c]
     _say('{seeds} games, {n} pictures of each class to learn from; minutes, with --full hours'.format(**how))

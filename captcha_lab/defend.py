@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['map_scores', 'random_scores', 'centre_scores', 'top_area', 'hide', 'crop_away', 'grey']
 
-# %% ../nbs/12_defend.ipynb #138ef003
+# %% ../nbs/12_defend.ipynb #bd9d4293
 import cv2
 import numpy as np
 
 from .cam import resize_maps
+from .cam_quality import pixel_ranks
 from .core import InputError
 
 # %% ../nbs/12_defend.ipynb #33d5bb97
@@ -40,7 +41,7 @@ def centre_scores(
     away = np.abs(np.arange(size) - (size - 1)/2)
     return np.repeat(-np.maximum(away[:, None], away)[None], n, 0).astype(np.float32)
 
-# %% ../nbs/12_defend.ipynb #ea68130e
+# %% ../nbs/12_defend.ipynb #a16d3a28
 def top_area(
     scores: np.ndarray, # [n, H, W]; more = hidden sooner
     share: float, # of the area of each picture, 0 to 1
@@ -49,16 +50,11 @@ def top_area(
 ) -> np.ndarray: # bool [n, H, W], `round(share*H*W)` pixels of each
     "The pixels with the highest scores; raises `InputError` on a share out of range or less than what is hidden"
     if not 0 <= share <= 1: raise InputError(f'a share of the area is between 0 and 1, not {share}')
-    n, area = len(scores), scores[0].size
-    flat, k = scores.reshape(n, area).astype(np.float64), round(share*area)
+    k = round(share*scores[0].size)
     if hidden is not None:
-        if hidden.reshape(n, area).sum(1).max() > k: raise InputError(f'more than {share:.0%} is hidden already')
-        flat[hidden.reshape(n, area)] = np.inf
-    lots = np.random.default_rng(seed).random(flat.shape)
-    order = np.lexsort((lots, -flat))[:, :k]
-    masks = np.zeros((n, area), bool)
-    np.put_along_axis(masks, order, True, 1)
-    return masks.reshape(scores.shape)
+        if hidden.sum((1, 2)).max() > k: raise InputError(f'more than {share:.0%} is hidden already')
+        scores = np.where(hidden, np.inf, scores)
+    return pixel_ranks(scores, seed) < k
 
 # %% ../nbs/12_defend.ipynb #6b9c1e5d
 _MEAN = (124, 116, 104) # of ImageNet's pictures, as ROAR (Hooker et al. 2019) fills
