@@ -17,8 +17,9 @@ from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
-from captcha_lab.backbones import (LITE0_STATS, MemoryImageBlock, Pictures, cache_features, extract_features, fine_tune_phases, linear_probe,
-                                   lite0, lite0_weights, picture_learner, set_size, vision_body)
+from captcha_lab.backbones import (MemoryImageBlock, Pictures, cache_features, extract_features, fine_tune_phases, linear_probe,
+                                   picture_learner, set_size)
+from captcha_lab.bodies import LITE0_STATS, lite0, lite0_weights, vision_body
 from captcha_lab.core import InputError, ModelError, seed_everything
 from captcha_lab.data import open_image
 
@@ -86,14 +87,14 @@ def test_a_pickle_with_code_is_not_run(tmp_path, monkeypatch):
     class Evil:
         def __reduce__(self): return os.mkdir, (str(tmp_path/'ran'),)
     torch.save({'a': Evil()}, tmp_path/'evil.pth')
-    monkeypatch.setattr('captcha_lab.backbones._lite0_file', lambda: tmp_path/'evil.pth')
+    monkeypatch.setattr('captcha_lab.bodies._lite0_file', lambda: tmp_path/'evil.pth')
     with pytest.raises(Exception, match='(?i)weights.only'): lite0_weights()
     assert not (tmp_path/'ran').exists()
 
 
 def test_weights_of_another_network(tmp_path, monkeypatch):
     torch.save({'a.weight': torch.zeros(1)}, tmp_path/'other.pth')
-    monkeypatch.setattr('captcha_lab.backbones._lite0_file', lambda: tmp_path/'other.pth')
+    monkeypatch.setattr('captcha_lab.bodies._lite0_file', lambda: tmp_path/'other.pth')
     with pytest.raises(ModelError, match='do not fit'): lite0()
 
 
@@ -122,11 +123,11 @@ def test_one_line_offline(arch, tmp_path, monkeypatch):
 
 def test_import_and_lite0_touch_no_network():
     code = ('import socket\ndef refuse(*a, **k): raise SystemExit("network")\n'
-            'socket.socket.connect = socket.getaddrinfo = refuse\nfrom captcha_lab.backbones import vision_body\nvision_body()')
+            'socket.socket.connect = socket.getaddrinfo = refuse\nfrom captcha_lab.bodies import vision_body\nvision_body()')
     subprocess.run([sys.executable, '-c', code], check=True)
 
 
-@pytest.mark.parametrize('arch', ['resnet18', 'resnet34', 'resnet50', 'densenet121', 'mobilenetv3_small_050', 'vit_tiny_patch16_224'])
+@pytest.mark.parametrize('arch', ['resnet18', 'resnet34', 'resnet50', 'densenet121', 'mobilenetv3_small_050', 'vit_tiny_patch16_224', 'pet_cnn'])
 def test_bodies_with_random_weights(arch, files):
     size = 224 if 'vit' in arch else 64
     body = vision_body(arch, pretrained=False)
@@ -140,6 +141,14 @@ def test_bodies_with_random_weights(arch, files):
 @pytest.mark.parametrize('arch', ['resnet19', '', 'lite1', None])
 def test_unknown_network(arch):
     with pytest.raises(InputError, match='unknown network'): vision_body(arch)
+
+
+def test_weights_where_there_are_any(files):
+    "Nothing said means ImageNet's, but for the networks that have none"
+    known, new = picture_learner(dls(files)), picture_learner(dls(files), 'pet_cnn')
+    assert known.model[0].pretrained and not next(known.model.parameters()).requires_grad and hasattr(known, 'fixed_stats')
+    assert not new.model[0].pretrained and next(new.model.parameters()).requires_grad and not hasattr(new, 'fixed_stats')
+    with pytest.raises(InputError, match='pet_cnn has no ImageNet weights'): picture_learner(dls(files), 'pet_cnn', pretrained=True)
 
 
 # ---- features

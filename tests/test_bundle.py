@@ -23,7 +23,8 @@ from captcha_lab.split import NAIVE, Splitter
 from captcha_lab.tasks import TASKS, task_of
 
 torch = pytest.importorskip('torch')
-from captcha_lab.backbones import LITE0_STATS, linear_head, vision_body  # noqa: E402
+from captcha_lab.backbones import linear_head  # noqa: E402
+from captcha_lab.bodies import LITE0_STATS, vision_body  # noqa: E402
 from captcha_lab.cnn import LetterCNN  # noqa: E402
 from captcha_lab.crnn import CRNN  # noqa: E402
 

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 import torchvision
 from torch import nn
 
-from captcha_lab.backbones import linear_head, vision_body
+from captcha_lab.backbones import linear_head
+from captcha_lab.bodies import vision_body
 from captcha_lab.bundle import _network, _open, find_bundle
 from captcha_lab.cam import CAM, GradCAM, at_rest, class_score, find_layer, label_score, overlay, resize_maps, scale_maps, symbol_score
 from captcha_lab.cam_quality import auc, average_drop, deletion_curve, insertion_curve, pointing_game, randomise_layers, rank_correlation

@@ -84,6 +84,70 @@ def test_early_stop_stays_stopped(tmp_path):
     assert same(weights(whole), weights(again))
 
 
+class Pretend(Callback):
+    "Validation losses that are known beforehand"
+    order = 50 # before the history
+    def __init__(self, *losses): self.losses = losses
+    def after_epoch(self):
+        if len(self.recorder.log) > 2: self.recorder.log[2] = self.losses[self.epoch] # an epoch that is skipped has none
+
+
+@pytest.mark.parametrize('losses, rates', [
+    ((5, 4, 3, 2, 1), [1]*5), # always better
+    ((1, 1, 1, 1, 1, 1, 1), [1, 1, 1, .5, .5, .25, .25]), # an equal loss is no better one
+    ((3, 4, 4, 2, 3, 1, 2, 2), [1, 1, 1, .5, .5, .5, .5, .5]), # the best so far begins the count again
+    ((1, 9, 9, 5, 4, 3), [1, 1, 1, .5, .5, .25])], ids=['better', 'equal', 'now and then', 'never as good again'])
+def test_plateau_lowers_the_rate(losses, rates):
+    "As Keras does with a patience of 2"
+    learn = learner()
+    learn.add_cb(Pretend(*losses))
+    rows = fit(learn, len(losses), .01, schedule='plateau', half=False)
+    assert [r['lr'] for r in rows] == pytest.approx([.01*r for r in rates])
+
+
+def test_plateau_has_a_floor():
+    for lr, rates in ((2e-5, [2e-5]*3 + [1e-5]*6), (1e-6, [1e-6]*9)): # a rate that is lower to begin with stays
+        learn = learner()
+        learn.add_cb(Pretend(*[1]*9))
+        assert [r['lr'] for r in fit(learn, 9, lr, schedule='plateau', half=False)] == pytest.approx(rates)
+
+
+def test_plateau_keeps_the_ratio_of_groups():
+    learn = Learner(learner().dls, Wide(), loss_func=MSELossFlat(), splitter=lambda m: [list(m[0].parameters()), list(m[1].parameters())])
+    learn.add_cb(Pretend(1, 1, 1, 1))
+    fit(learn, 4, slice(.001, .1), schedule='plateau', half=False)
+    assert [h['lr'] for h in learn.opt.hypers] == pytest.approx([.0005, .05])
+
+
+@pytest.mark.parametrize('epoch', [1, 3, 4, 6])
+def test_plateau_is_resumed(tmp_path, epoch):
+    "Before the first drop, at one, between two, and after them"
+    pretend = Pretend(5, 6, 6, 5.5, 6, 4, 4.5, 4.5)
+    whole = learner()
+    whole.add_cb(pretend)
+    rows = fit(whole, 8, .1, schedule='plateau', half=False)
+    assert len({r['lr'] for r in rows}) == 3
+    cut = learner()
+    cut.add_cbs([pretend, Interrupt('after_batch', epoch)])
+    with pytest.raises(KeyboardInterrupt): fit(cut, 8, .1, tmp_path, schedule='plateau', half=False)
+    resumed = learner(seed=9)
+    resumed.add_cb(pretend)
+    again = fit(resumed, 8, .1, tmp_path, resume=True, schedule='plateau', half=False)
+    assert same(weights(whole), weights(resumed))
+    assert [r['lr'] for r in again] == [r['lr'] for r in rows]
+
+
+def test_plateau_and_patience_end_a_run():
+    learn = learner()
+    learn.add_cb(Pretend(3, 2, *[4]*50))
+    rows = fit(learn, 50, .1, schedule='plateau', patience=10, half=False)
+    assert len(rows) == 12 and rows[-1]['lr'] == pytest.approx(.1*.5**4)
+
+
+def test_unknown_schedule():
+    with pytest.raises(InputError, match='one-cycle or plateau'): fit(learner(), 1, .1, schedule='cosine')
+
+
 def test_checkpoint_of_another_network(tmp_path):
     fit(learner(), 2, .1, tmp_path)
     with pytest.raises(InputError, match='another network.*checkpoint.safetensors'): fit(learner(net=Wide()), 2, .1, tmp_path, resume=True)
