@@ -18,7 +18,7 @@ from .cam import CAM, GradCAM, at_rest, label_score, overlay, resize_maps, scale
 from .core import InputError, ModelError
 from .decode import align
 
-# %% ../nbs/14f_explain.ipynb #e75f5d14
+# %% ../nbs/14f_explain.ipynb #c2acf219
 def open_network(
     path: str | Path # a bundle; of an ONNX twin, the bundle beside it is taken
 ) -> tuple: # a `Bundle`, and the torch module that it runs: `net` between normalising and log probabilities
@@ -37,7 +37,7 @@ def _check_kind(bundle):
     "Raise `InputError` where a model doesn't look at whole images"
     if _is_text(bundle) or bundle.task.ndim == 4: return
     what = f"a model for {bundle.meta['task']} sees one letter at a time, cut out before, and never the whole image"
-    raise InputError(what, bundle.path, 'Name a model for ctc or tiles')
+    raise InputError(what, bundle.path, 'Name a model for ctc, tiles or pets')
 
 # %% ../nbs/14f_explain.ipynb #d150fb97
 def _planes(reader, ready):

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['rendered_alphabets', 'rendered_samples', 'is_folder', 'holds_letters', 'stored_samples', 'folder_samples',
-           'letter_samples', 'part_of', 'stored_tiles', 'tile_parts', 'judge', 'predictions_sheet', 'run_folder',
-           'first_weights', 'make_reader', 'quickstart']
+           'letter_samples', 'part_of', 'stored_tiles', 'tile_parts', 'stored_pets', 'pet_parts', 'judge',
+           'predictions_sheet', 'run_folder', 'first_weights', 'make_reader', 'quickstart']
 
 # %% ../nbs/14a_runs.ipynb #7b65f5f9
 import contextlib
@@ -139,26 +139,27 @@ def part_of(
     chosen = rows if part == 'all' else rows[rows['split'] == part]
     return list(zip(chosen['path'], chosen['label']))
 
-# %% ../nbs/14a_runs.ipynb #19198401
+# %% ../nbs/14a_runs.ipynb #1f2c954a
 def stored_tiles(
     data: str, # a data set of the registry with tiles, or a folder of class folders
     corrections: str | Path | None = None, # a CSV file; None: the repository's for the known set, none for a folder
     classes: tuple = TILE_CLASSES # names allowed, in the order of the columns
 ) -> tuple: # the table of `tile_rows`, and what a run card should say of it
     "Tiles from files, with the committed split of the known set or a fresh one that keeps duplicates together"
-    if is_folder(data):
-        rows, about = tile_rows(data, None, corrections, classes), {'id': Path(data).resolve().name}
-    else:
-        entry = registry(data)
-        if entry['task'] != 'tiles':
-            raise InputError(f'{data} holds no tiles', fix='Use tiles, or a folder of class folders')
-        if corrections is None: corrections = share_path('labels', f'{data}_multilabel.csv')
-        about = {'id': data, 'sha256': entry['sources'][0]['sha256']}
-        rows = tile_rows(fetch(data), data, corrections, classes)
+    folder, split, about = _found(data, 'tiles', 'Use tiles, or a folder of class folders')
+    if split and corrections is None: corrections = share_path('labels', f'{data}_multilabel.csv')
+    rows = tile_rows(folder, split, corrections, classes)
     about |= {'n': len(rows), 'looked_through': int(rows.checked.sum())}
     return rows, about | ({'corrections': sha256(corrections)} if corrections else {})
 
-# %% ../nbs/14a_runs.ipynb #029baeb6
+def _found(data, task, fix):
+    "Where pictures are, their committed split (None for a folder of one's own), and what a run card says of them"
+    if is_folder(data): return data, None, {'id': Path(data).resolve().name}
+    entry = registry(data)
+    if entry['task'] != task: raise InputError(f'{data} holds no {task}', fix=fix)
+    return fetch(data), data, {'id': data, 'sha256': entry['sources'][0]['sha256']}
+
+# %% ../nbs/14a_runs.ipynb #faf42aca
 _ENOUGH = 100 # tiles looked through, to tune on them
 
 def tile_parts(
@@ -178,8 +179,29 @@ def tile_parts(
         near = rows.group.isin(set(rows.group[kept]))
         rows = rows.assign(part=rows.part.where(rows.part == 'test', 'train').mask(kept, 'valid'))[kept | ~near]
     if trimmed: rows = trimmed_rows(rows, trimmed)
-    if balance: rows = balanced_rows(rows, balance)
-    return tuple(list(rows[rows.part == p].itertuples(index=False, name='Tile')) for p in ('train', 'valid', 'test'))
+    return _dealt(balanced_rows(rows, balance) if balance else rows)
+
+def _dealt(rows):
+    "Samples of each part: rows of the table"
+    return tuple(list(rows[rows.part == p].itertuples(index=False, name='Sample')) for p in ('train', 'valid', 'test'))
+
+# %% ../nbs/14a_runs.ipynb #68f31518
+def stored_pets(
+    data: str = 'pets' # a data set of the registry with cats and dogs, or a folder of them
+) -> tuple: # the table of `captcha_lab.pets.pet_rows`, and what a run card should say of it
+    "Photos from files, with the committed split of the known set or a fresh one that keeps duplicates together"
+    from captcha_lab.pets import pet_rows
+    folder, split, about = _found(data, 'pets', 'Use pets, or a folder with cats and dogs')
+    rows = pet_rows(folder, split)
+    return rows, about | {'n': len(rows)}
+
+# %% ../nbs/14a_runs.ipynb #13f8838f
+def pet_parts(
+    rows, # from `stored_pets`
+    trimmed: int | None = None # photos of each kind to learn from; all, if None or 0
+) -> tuple: # samples to learn from, to validate with, and to test on: rows of the table
+    "Deal photos out"
+    return _dealt(trimmed_rows(rows, trimmed) if trimmed else rows)
 
 # %% ../nbs/14a_runs.ipynb #e8f5d8ea
 def judge(
@@ -269,9 +291,9 @@ def first_weights(
     if bundle.meta['task'] != 'ctc': raise InputError(f"a model for {bundle.meta['task']}, not for ctc", path)
     return load_file(path), bundle.vocab.alphabet
 
-# %% ../nbs/14a_runs.ipynb #d2767d9c
+# %% ../nbs/14a_runs.ipynb #f782a9dc
 def make_reader(
-    recipe, # a `CTCRecipe`, `LettersRecipe` or `TilesRecipe`; it knows the symbols or classes
+    recipe, # a `CTCRecipe`, `LettersRecipe`, `TilesRecipe` or `PetsRecipe`; it knows the symbols or classes
     train: list, # samples to learn from
     valid: list, # samples for the loss curve, early stopping, the confidence and thresholds
     test: list, # samples to report on; may be empty

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from captcha_lab import cli, core
+from captcha_lab import core, terminal
 from commands import rows, run
 
 torch = pytest.importorskip('torch')
@@ -274,7 +274,7 @@ def test_help_says_what_every_option_is():
         pages[' '.join(path)] = out
         if path in ([], ['data'], ['train'], ['eval']): names += [[*path, m] for m in re.findall(r'^  ([\w-]+)  +\S', out.split('Commands:')[1], flags=re.M)]
     assert {'read', 'render', 'split', 'train', 'eval', 'study', 'quickstart', 'export', 'bench', 'doctor', 'data fetch', 'tiles', 'grid'} <= set(pages)
-    assert {f'{what} {task}' for what in ('train', 'eval') for task in cli._TASKS} <= set(pages)
+    assert {f'{what} {task}' for what in ('train', 'eval') for task in terminal.TASK_NAMES} <= set(pages)
     for name, page in pages.items():
         assert [l for l in page.splitlines() if len(l) > 80 or re.search(r'[a-z]\.\.\.$', l)] == [], name
         options = re.split(r'\n  (?=-)', page.partition('Options:')[2].partition('Commands:')[0])[1:]
@@ -547,7 +547,7 @@ def test_shapes(model, images):
 
 def test_train_prints_the_card_or_a_summary(whole):
     card = json.loads((whole/'toy.json').read_text())
-    assert 'exact match' in cli._summary(card, whole) and str(whole) in cli._summary(card, whole)
+    assert 'exact match' in terminal.summary(card, whole) and str(whole) in terminal.summary(card, whole)
 
 
 def test_twin_reads_the_same(model, twin, images):

@@ -141,7 +141,7 @@ def test_bad_input(bus, text, tmp_path):
     refused('explain', bus, '--layer', '1', *out, says=['is no picture', 'earlier'])
     refused('explain', text[0], '--reader', 'ctc', '--layer', 'rnn', *out, says=['is no picture', 'tuple'])
     refused('explain', text[0], '--reader', 'ctc', '--target', 'Bus', *out, says="a text has no class 'Bus'")
-    for how in (['--bundle', 'letters'], ['--reader', 'letters']): refused('explain', text[0], *how, *out, says=['one letter at a time', 'ctc or tiles'])
+    for how in (['--bundle', 'letters'], ['--reader', 'letters']): refused('explain', text[0], *how, *out, says=['one letter at a time', 'ctc, tiles or pets'])
     refused('explain', text[0], '--reader', 'tarot', *out, says=['tarot', 'ctc, letters'])
     refused('explain', text[0], '--reader', 'ctc', '--bundle', 'tiles', *out, says='a model for tiles, not for ctc')
     refused('explain', bus, '--bundle', 'none', *out, says="no model called 'none'")

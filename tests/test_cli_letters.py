@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from captcha_lab import cli
+from captcha_lab import terminal
 from captcha_lab.core import share_path
 from captcha_lab.render import Renderer
 from commands import one, rows, run
@@ -163,7 +163,7 @@ def test_a_finished_run(trained):
     assert card['split'] == '400 train, 40 valid, 40 test' and card['measures']['letters']['value'] > .9
     assert card['measures']['letters']['n'] == 240 and 'cut_iou' in card['measures']
     assert (folder/'history.csv').read_text().startswith('epoch,train_loss,valid_loss,accuracy')
-    text = cli._summary(card, folder)
+    text = terminal.summary(card, folder)
     assert all(k in text for k in ('exact match', 'letters', 'cut iou', str(folder)))
 
 

@@ -174,8 +174,8 @@ def test_interrupted_at_once(street, tmp_path, monkeypatch):
 
 
 def test_summary(trained):
-    from captcha_lab.cli import _summary
-    text = _summary(trained[1], trained[0])
+    from captcha_lab.terminal import summary
+    text = summary(trained[1], trained[0])
     assert all(k in text for k in ('top1', 'map', 'micro f1', 'accuracy multi published', 'baseline nothing', str(trained[0])))
 
 

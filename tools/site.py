@@ -96,7 +96,7 @@ class Links:
     def mend(self, markdown, page, labels):
         "Links to our own pages made relative, `.ipynb` links to the page's name on the site, `@fig-x` to 'Figure 1'"
         def own(m):  # nbdev links every name it knows: not those without a heading, nor commands, whose names (`train`) are mostly meant as words
-            if m[2] == 'cli.html' != page.target.with_suffix('.html').as_posix(): return m[1]
+            if m[2].endswith('cli.html') and m[2] != page.target.with_suffix('.html').as_posix(): return m[1]
             if m[3] and m[3][1:].lower() not in self.names.get(m[2], ()): return m[1]
             return f'[{m[1]}]({page.up}{m[2]}{(m[3] or "").lower()})'
         def notebook(m):
