@@ -254,12 +254,10 @@ def _met(meta, about, part):
     if part == 'valid' and data.get('tune') != 'corrected': return f"the model's {tuned} found on the valid part"
     return f'the model learnt from some of these {things}'
 
-# %% ../nbs/14zb_train_cli.ipynb #c2a23b4e
-_PET_RUNS = { # what is not given, by (is it pretrained?, --full)
-    (False, False): dict(trimmed=1000, size=64, epochs=10, lr=4e-3, mixup=0.),
-    (False, True): dict(trimmed=0, size=128, epochs=80, lr=4e-3, mixup=.2),
-    (True, False): dict(trimmed=150, size=96, epochs=2, lr=2e-3, mixup=0.),
-    (True, True): dict(trimmed=0, size=160, epochs=6, lr=2e-3, mixup=.2)}
+# %% ../nbs/14zb_train_cli.ipynb #8f46b08b
+_SMALL_PETS = { # what is not given, by whether it's pretrained; with --full see `captcha_lab.pets.FULL_RUNS`
+    False: dict(trimmed=1000, size=64, epochs=10, bs=64, lr=4e-3, mixup=0., smoothing=.1),
+    True: dict(trimmed=150, size=96, epochs=2, bs=64, lr=2e-3, mixup=0., smoothing=.1)}
 
 @train_app.command('pets')
 def train_pets(
@@ -269,16 +267,16 @@ def train_pets(
     trimmed: int = typer.Option(None, min=0, help='Photos of each kind to learn from, 0 = all; 1000, pretrained 150.'),
     arch: str = typer.Option('pet_cnn', help='pet_cnn, _shallow, _deep, _wide; plain_cnn; lite0, or one of torchvision or timm.'),
     pretrained: bool = typer.Option(None, help='Begin with the weights of ImageNet; if not given, where there are any.'),
-    size: int = typer.Option(None, min=32, max=512, help='Side of the pictures, px; 64, pretrained 96; --full 128, 160.'),
-    epochs: int = typer.Option(None, min=1, help='Passes over the photos; 10, pretrained 2; --full 80, 6.'),
+    size: int = typer.Option(None, min=32, max=512, help='Side of the pictures, px; 64, pretrained 96; --full growing to 128, 200.'),
+    epochs: int = typer.Option(None, min=1, help='Passes over the photos; 10, pretrained 2; --full 60, 4.'),
     schedule: str = typer.Option('one-cycle', help='From scratch also plateau: the rate is halved when nothing gets better.'),
     patience: int = PATIENCE, frozen: int = typer.Option(None, min=0, help='Pretrained: epochs of the last layer alone; 1.'),
-    lr: float = typer.Option(None, help='Highest learning rate; 0.004, pretrained 0.002.'),
-    bs: int = typer.Option(64, min=2, help='Batch size.'),
-    mixup: float = typer.Option(None, min=0, max=8, help='Alpha of MixUp, 0 = none; with --full 0.2.'),
-    smoothing: float = typer.Option(.1, min=0, max=.9, help='Label smoothing.'),
+    lr: float = typer.Option(None, help='Highest learning rate; 0.004, --full 0.003, pretrained 0.002.'),
+    bs: int = typer.Option(None, min=2, help='Batch size; 64, with --full 32.'),
+    mixup: float = typer.Option(None, min=0, max=8, help='Alpha of MixUp, 0 = none; with --full, pretrained 0.2.'),
+    smoothing: float = typer.Option(None, min=0, max=.9, help='Label smoothing; 0.1, with --full 0.05, pretrained 0.'),
     dropout: float = typer.Option(.2, min=0, max=.9, help='Share of the features that the last layer must do without.'),
-    wd: float = typer.Option(.01, min=0, max=1, help='Weight decay (L2).'),
+    wd: float = typer.Option(None, min=0, max=1, help='Weight decay (L2); 0.01, with --full from scratch 0.05.'),
     augment: float = typer.Option(1., min=0, max=3, help='Strength of the augmentation; 0 = none.'),
     mirror: bool = typer.Option(True, help='Answer for a picture and its mirror image.'),
     seed: int = SEED, device: str = DEVICE, resume: bool = RESUME, force: bool = FORCE, as_json: bool = CARD,
@@ -286,28 +284,34 @@ def train_pets(
     "Train a network that tells cats from dogs. Small if nothing is given: a minute or two on two cores."
     from captcha_lab.recipes import PetsRecipe
     from captcha_lab.runs import make_reader, pet_parts, run_folder, stored_pets
-    given = dict(trimmed=trimmed, size=size, epochs=epochs, lr=lr, mixup=mixup, frozen=frozen)
+    given = dict(trimmed=trimmed, size=size, epochs=epochs, lr=lr, mixup=mixup, frozen=frozen, bs=bs, smoothing=smoothing, wd=wd)
     with run_folder(out, resume, force):
-        pretrained, (size, trimmed), how = _pets_run(arch, pretrained, full, schedule, given)
-        recipe = PetsRecipe(arch, size, mirror, {'augment': augment}, dict(pretrained=pretrained, dropout=dropout, wd=wd))
+        (size, trimmed), block, learner, how = _pets_run(arch, pretrained, full, schedule, given)
+        recipe = PetsRecipe(arch, size, mirror, block | {'augment': augment}, learner | {'dropout': dropout})
         rows, about = stored_pets(data)
         parts = pet_parts(rows, trimmed)
         say('photos of {} pixels: {} to learn from, {} to validate with, {} to test on'.format(size, *map(len, parts)))
-        how |= dict(bs=bs, schedule=schedule, patience=patience, smoothing=smoothing, **where(seed, device))
+        how |= dict(schedule=schedule, patience=patience, **where(seed, device))
         card = make_reader(recipe, *parts, out, name, command_line(), about | {'trimmed': trimmed}, resume, force, **how)
     if as_json: emit(card)
     else: print(summary(card, out))
 
 def _pets_run(arch, pretrained, full, schedule, given):
-    "Is the network pretrained?, (size, photos of each kind), and options of training: what is given, and what is usual"
-    if schedule not in ('one-cycle', 'plateau'): raise InputError(f'unknown schedule {schedule!r}', fix='Use one-cycle or plateau')
+    "(size, photos of each kind), options of the block, of the learner, and of training: what is given, and what is usual"
+    from captcha_lab.pets import FULL_RUNS
     from captcha_lab.small_cnn import SMALL_CNNS
+    if schedule not in ('one-cycle', 'plateau'): raise InputError(f'unknown schedule {schedule!r}', fix='Use one-cycle or plateau')
     if pretrained is None: pretrained = arch not in SMALL_CNNS
     if pretrained and schedule != 'one-cycle':
         raise InputError('a pretrained network knows one-cycle only', fix='Leave out --schedule, or pass --no-pretrained')
     if not pretrained and given['frozen'] is not None: raise InputError('--frozen is for pretrained networks', fix='Leave it out')
-    how = _PET_RUNS[pretrained, settings(full=full).full] | {k: v for k, v in given.items() if v is not None}
-    return pretrained, (how.pop('size'), how.pop('trimmed')), how
+    given = {k: v for k, v in given.items() if v is not None}
+    whole = {'trimmed': 0} | FULL_RUNS['pretrained' if pretrained else 'scratch']
+    how = (whole if settings(full=full).full else _SMALL_PETS[pretrained]) | given
+    if 'size' in given: how.pop('sizes', None)
+    learner = {'pretrained': pretrained} | how.pop('learner', {}) | ({'wd': how.pop('wd')} if 'wd' in how else {})
+    how.pop('arch', None)
+    return (how.pop('size'), how.pop('trimmed')), how.pop('block', {}), learner, how
 
 # %% ../nbs/14zb_train_cli.ipynb #9fb48450
 @eval_app.command('pets')

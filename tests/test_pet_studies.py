@@ -10,9 +10,9 @@ from fastai.callback.core import Callback
 
 from captcha_lab.backbones import picture_learner
 from captcha_lab.core import InputError, load_cards
-from captcha_lab.pet_studies import (BASE, PRETRAINED, SCRATCH, SEED_WAY, SWITCHES, choosy, fewer_pets, judge_pets, learn_pets, pet_errors,
+from captcha_lab.pet_studies import (BASE, SEED_WAY, SWITCHES, choosy, fewer_pets, judge_pets, learn_pets, pet_errors,
                                      square_copies, switch_table)
-from captcha_lab.pets import PETS, pets_block, pets_learner, train_pets
+from captcha_lab.pets import FULL_RUNS, PETS, pets_block, pets_learner, train_pets
 from captcha_lab.results import STUDIES, run_study
 from hypothesis import given, strategies as st
 
@@ -84,7 +84,7 @@ def test_switches_run(toy, name):
 def test_options_exist():
     "What the tables say is understood by those that they say it to"
     of = lambda *functions: {p for f in functions for p in inspect.signature(f).parameters}
-    for recipe in (SCRATCH, PRETRAINED, SEED_WAY, *(BASE | o for o in SWITCHES.values())):
+    for recipe in (*FULL_RUNS.values(), SEED_WAY, *(BASE | o for o in SWITCHES.values())):
         assert set(recipe) - {'share', 'frozen', 'decay'} <= of(train_pets)
         assert set(recipe.get('learner', {})) <= of(pets_learner, picture_learner) | {'wd'}
         assert set(recipe.get('block', {})) <= of(pets_block)
