@@ -22,15 +22,16 @@ from .cam import CAM, class_score
 from .core import InputError, pick_device, seed_everything
 from .train import has_bf16
 
-# %% ../nbs/12a_attackers.ipynb #4d77b946
+# %% ../nbs/12a_attackers.ipynb #128c4121
 def _as_batch(pictures): return torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2)
 
-def _check(pictures, labels):
+def _check(pictures, labels, groups=None):
     "Raise `InputError` on what can't be learnt"
     if getattr(pictures, 'dtype', None) != np.uint8 or pictures.ndim != 4 or pictures.shape[3] != 3:
         raise InputError('pictures must be uint8 [n, height, width, 3]')
     labels = np.asarray(labels)
     if len(labels) != len(pictures): raise InputError(f'{len(labels)} labels for {len(pictures)} pictures')
+    if groups is not None and len(groups) != len(labels): raise InputError(f'{len(groups)} groups for {len(labels)} pictures')
     count = np.bincount(labels)
     if len(count) < 2: raise InputError('there is one class only', fix='An attacker needs something to tell apart')
     if count.min() < 3: raise InputError(f'class {count.argmin()} has {count.min()} pictures to learn from', fix='Give at least 3')
@@ -39,16 +40,18 @@ def _check(pictures, labels):
 def kept_back(
     labels, # [n] class numbers
     seed: int, # of the lots
-    share: float = .2 # of each class, and one picture at least
+    share: float = .2, # of each class, and one group at least
+    groups=None # [n]: versions of one picture stay together; None = each is by itself
 ) -> np.ndarray: # bool [n]
-    "Which pictures an attacker keeps back to choose by, as many of each class as its share"
+    "Which pictures an attacker keeps back to choose by, as many groups of each class as its share"
     labels, rng, back = np.asarray(labels), np.random.default_rng(seed), np.zeros(len(labels), bool)
+    groups = np.arange(len(labels)) if groups is None else np.asarray(groups)
     for k in np.unique(labels):
-        mine = np.flatnonzero(labels == k)
-        back[rng.permutation(mine)[:max(round(share*len(mine)), 1)]] = True
+        mine = np.unique(groups[labels == k])
+        back |= np.isin(groups, rng.permutation(mine)[:max(round(share*len(mine)), 1)])
     return back
 
-# %% ../nbs/12a_attackers.ipynb #4baa9c1b
+# %% ../nbs/12a_attackers.ipynb #5f0f55c7
 class _Attacker:
     "What both have in common: `net`, a body and a head, and `stats` to normalise with"
     def look(self,
@@ -82,22 +85,23 @@ class ProbeAttacker(_Attacker):
     def fit(self,
         pictures: np.ndarray, # uint8 [n, H, W, 3]
         labels, # [n] class numbers, from 0
-        seed: int = 0 # of which pictures the strength of weight decay is chosen by
+        seed: int = 0, # of which pictures the strength of weight decay is chosen by
+        groups=None # [n]: versions of one picture, of which none is learnt from while another is chosen by
     ): # itself
         "Forget everything and learn; raises `InputError` on what can't be learnt"
-        labels = _check(pictures, labels)
+        labels = _check(pictures, labels, groups)
         features = extract_features(self.body, _as_batch(pictures), 64, self.device)
-        probe, _ = linear_probe(features, labels, kept_back(labels, seed), (.3, .1, .03, .01))
+        probe, _ = linear_probe(features, labels, kept_back(labels, seed, groups=groups), (.3, .1, .03, .01))
         head = linear_head(*reversed(probe.weight.shape))
         head[-1].load_state_dict(probe.state_dict())
         self.net, self.stats = nn.Sequential(self.body, head).to(self.device).eval(), self.body.stats
         return self
 
-# %% ../nbs/12a_attackers.ipynb #570d2d74
-def _loaders(pictures, labels, seed, bs, device):
+# %% ../nbs/12a_attackers.ipynb #04e6ee4d
+def _loaders(pictures, labels, seed, groups, bs, device):
     "Pictures in memory, lightly augmented"
     block = DataBlock((MemoryImageBlock(PILImage), CategoryBlock(vocab=list(range(labels.max() + 1)))), get_x=itemgetter('x'),
-                      get_y=itemgetter('y'), splitter=IndexSplitter(np.flatnonzero(kept_back(labels, seed))),
+                      get_y=itemgetter('y'), splitter=IndexSplitter(np.flatnonzero(kept_back(labels, seed, groups=groups))),
                       batch_tfms=aug_transforms(max_rotate=5., max_warp=.1))
     return block.dataloaders([{'x': p, 'y': k} for p, k in zip(pictures, labels.tolist())], bs=bs, device=torch.device(device))
 
@@ -113,12 +117,13 @@ class TunedAttacker(_Attacker):
     def fit(self,
         pictures: np.ndarray, # uint8 [n, H, W, 3]
         labels, # [n] class numbers, from 0
-        seed: int = 0 # of the first weights, shuffling, and pictures kept back; none of them chooses anything
+        seed: int = 0, # of the first weights, shuffling, and pictures kept back; none of them chooses anything
+        groups=None # [n]: versions of one picture stay together
     ): # itself
         "Forget everything and learn; raises `InputError` on what can't be learnt"
-        labels = _check(pictures, labels)
+        labels = _check(pictures, labels, groups)
         seed_everything(seed)
-        dls = _loaders(pictures, labels, seed, min(self.bs, len(labels)//3), self.device)
+        dls = _loaders(pictures, labels, seed, groups, min(self.bs, len(labels)//3), self.device)
         learn = picture_learner(dls, self.arch)
         fine_tune_phases(learn, self.epochs, still=1, seed=seed)
         self.net, self.stats = learn.model.eval(), learn.model[0].stats

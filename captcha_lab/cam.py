@@ -41,7 +41,7 @@ def at_rest(
         for m, training in modes: m.training = training
         for p in needs: p.requires_grad_(True)
 
-# %% ../nbs/11_cam.ipynb #afad7b0b
+# %% ../nbs/11_cam.ipynb #abf7f559
 def _check_model(model):
     "Raise `InputError` where it's no network"
     if isinstance(model, nn.Module): return
@@ -52,7 +52,8 @@ def _layer(model, name):
     "The module of that name; raises `InputError`, with names that are near"
     modules = dict(model.named_modules())
     if name and name in modules: return modules[name]
-    near = difflib.get_close_matches(str(name), modules, 3, .3) or [n for n in modules if n][-3:]
+    named = [n for n in modules if n] # '' is the network itself
+    near = difflib.get_close_matches(str(name), named, 3, .3) or named[-3:]
     raise InputError(f'the network has no layer {name!r}', fix=f'Near it: {", ".join(near) or "none"}')
 
 def _is_picture(o): return isinstance(o, torch.Tensor) and o.ndim == 4 and o.shape[2]*o.shape[3] > 1
@@ -82,7 +83,15 @@ def _batch(model, x):
     if x.ndim == 4 and x.device.type == 'cpu': x = x.contiguous(memory_format=torch.channels_last) # convolutions take half as long
     return x
 
-# %% ../nbs/11_cam.ipynb #dd4f96f0
+def _ask(model, x):
+    "The network's answers; raises `InputError` where it takes no whole numbers"
+    try: return model(x)
+    except RuntimeError:
+        if x.is_floating_point(): raise
+        fix = 'Divide by 255 and normalise them, as for training'
+        raise InputError(f'the network takes no pictures of whole numbers ({x.dtype})', fix=fix) from None
+
+# %% ../nbs/11_cam.ipynb #82613b0b
 def _hooked(modules, hook_func):
     "A stack of hooks that calls `hook_func(name, module, input, output)`; input is None where there's none"
     stack = ExitStack()
@@ -103,7 +112,7 @@ def find_layer(
     if not convs: raise InputError('the network has no convolution', fix='Name a layer whose output is a picture')
     seen, x = [], _batch(model, x)[:1]
     with at_rest(model), torch.no_grad(), _hooked(convs, lambda name, m, i, o: seen.append((name, _is_picture(o)))):
-        model(x)
+        _ask(model, x)
     if found := [n for n, is_picture in seen if is_picture]: return found[-1]
     what = f'layer {name!r} gives no picture' if asked else 'no convolution gives more than one point'
     raise InputError(what, fix='Name an earlier layer, or use larger pictures')
@@ -186,7 +195,7 @@ def _close(a, b):
     top = b.nan_to_num(0, 0, 0).abs().max()
     return not ((a.float() - b).abs() > slack*top).any()
 
-# %% ../nbs/11_cam.ipynb #2ca9922b
+# %% ../nbs/11_cam.ipynb #46c12f3a
 class _Maps:
     "What `CAM` and `GradCAM` share: a network at rest inside a `with`"
     def __init__(self, model, layer=None):
@@ -224,7 +233,7 @@ class _Maps:
         "(maps of the layer, the last linear layer) of a forward pass; the latter is None if it isn't given their averages"
         seen, linear = [], [(n, m) for n, m in self._modules.items() if isinstance(m, nn.Linear)]
         hear = lambda name, m, i, o: seen.append((m, i))
-        with torch.inference_mode(), self._tap(x, torch.Tensor.detach) as tap, _hooked(linear, hear): out = self.model(x)
+        with torch.inference_mode(), self._tap(x, torch.Tensor.detach) as tap, _hooked(linear, hear): out = _ask(self.model, x)
         self._called(tap)
         if not seen or not isinstance(out, torch.Tensor): return tap.stored, None
         self.output, (last, features) = out.clone(), seen[-1]
@@ -260,7 +269,7 @@ def _gradient(scores, by, again=False):
     g, = torch.autograd.grad(scores.sum(), by, allow_unused=True, retain_graph=again)
     return torch.zeros_like(by) if g is None else g
 
-# %% ../nbs/11_cam.ipynb #e66dc84b
+# %% ../nbs/11_cam.ipynb #02b184d4
 class CAM(_Maps):
     "Class activation maps (Zhou et al. 2016) of a network that ends in average pooling and a linear layer, in a `with`"
     def __init__(self,
@@ -270,7 +279,7 @@ class CAM(_Maps):
     def _find(self, x):
         "The last module whose maps, averaged, are what the last linear layer is given; raises `InputError`"
         seen = []
-        with torch.inference_mode(), _hooked(self.model.named_modules(), lambda *o: seen.append(o)): self.model(x[:1])
+        with torch.inference_mode(), _hooked(self.model.named_modules(), lambda *o: seen.append(o)): _ask(self.model, x[:1])
         features = next((i for _, m, i, _ in reversed(seen) if isinstance(m, nn.Linear)), None)
         found = [name for name, _, _, o in seen if _is_average(o, features)]
         return found[-1] if found else self._refuse()
@@ -303,7 +312,7 @@ class CAM(_Maps):
         acts, weight = self._parts(x)
         return self._made(weight, acts)
 
-# %% ../nbs/11_cam.ipynb #510cee06
+# %% ../nbs/11_cam.ipynb #7de36a00
 class GradCAM(_Maps):
     "Gradient-weighted class activation maps (Selvaraju et al. 2017) of any layer of any network, in a `with`"
     def __init__(self,
@@ -327,7 +336,7 @@ class GradCAM(_Maps):
         rnn = any(isinstance(m, nn.RNNBase) for m in self._modules.values()) # at rest, cuDNN has no gradient of it
         plain = torch.backends.cudnn.flags(False) if rnn else nullcontext()
         with torch.inference_mode(False), torch.enable_grad(), plain:
-            with self._tap(x, start) as tap: out = self.model(x)
+            with self._tap(x, start) as tap: out = _ask(self.model, x)
             self._called(tap)
             self.output = out.detach() if isinstance(out, torch.Tensor) else out
             yield tap.stored, out

@@ -301,14 +301,14 @@ def _explained_line(file, row):
     where = ', '.join(f"{s['symbol']} {s['from']}-{s['to']}" for s in row['symbols'] if not s['reason'])
     return f"{file}\t{row['text']}\t{row['p']:.3f}\t{where}"
 
-# %% ../nbs/15_cli.ipynb #01fddd81
+# %% ../nbs/15_cli.ipynb #54931c76
 @app.command()
 def defend(
     data: str = typer.Option('tiles', help='tiles, or a folder of class folders.'),
     classes: str = typer.Option(None, help='Names: Bus Palm, or Bus,Palm. Three of tiles, or all folders, if not given.'),
     more: list[str] = typer.Argument(None, hidden=True),
     out: Path = typer.Option(Path('defence'), help='A new folder: report, run card, defended pictures.'),
-    full: bool = typer.Option(None, '--full', help='Tune all layers of each attacker, five seeds: an hour on two cores.'),
+    full: bool = typer.Option(None, '--full', help='Tune all layers of each attacker, five seeds: hours.'),
     levels: int = typer.Option(3, min=1, help='Rounds of hiding and learning again.'),
     area: float = typer.Option(.1, help='Share of each picture that is hidden at each level.'),
     fill: str = typer.Option('mean', help='mean (one colour), blur, or crop (cut it off).'),
@@ -335,7 +335,7 @@ def defend(
     print(defence_lines(card['measures'])['steps'])
     print(f'\n{out}/report.html')
 
-# %% ../nbs/15_cli.ipynb #8dfa6c4c
+# %% ../nbs/15_cli.ipynb #6732db16
 @app.command()
 def study(
     name: str = typer.Argument(..., help='Which published result; `list` names them.'),
@@ -352,7 +352,7 @@ def study(
     card = run_study(name, out or Path('runs')/name, workers, force)
     if as_json: return emit(card)
     for k, m in card['measures'].items():
-        if isinstance(m, dict) and 'value' in m: print(f'{k:24}{show_measure(m)}')
+        if isinstance(m, dict) and 'value' in m: print(f'{k:32}{show_measure(m)}')
 
 # %% ../nbs/15_cli.ipynb #6d62167d
 @app.command()

@@ -6,7 +6,10 @@
 __all__ = ['SMALL_GAME', 'FULL_GAME', 'defence_tiles', 'load_shots', 'defence_run', 'defence_table', 'defence_measures',
            'play_defence', 'defend_folder', 'defence_study']
 
-# %% ../nbs/14ae_defence.ipynb #5f04c933
+# %% ../nbs/14ae_defence.ipynb #1bab6554
+import hashlib
+import json
+import re
 import shutil
 import time
 from pathlib import Path
@@ -15,6 +18,7 @@ import cv2
 import numpy as np
 
 from .attackers import ProbeAttacker, TunedAttacker
+from .bodies import vision_body
 from .core import InputError, run_card, save_card, whole_file
 from .data import fetch, square
 from .defence_report import defence_page, picture_sheet, plot_defence
@@ -23,8 +27,8 @@ from .runs import is_folder
 from .study import run_jobs
 from .tile_table import open_tile, tile_rows, trimmed_rows
 
-# %% ../nbs/14ae_defence.ipynb #13453e70
-_LEAST = 10 # pictures a class, to learn from and to judge by
+# %% ../nbs/14ae_defence.ipynb #6a467ead
+_LEAST = 3 # pictures a class to learn from, and as many to be named
 
 def _check_classes(rows, classes, data):
     "Raise `InputError` where the folders don't make a test"
@@ -32,8 +36,14 @@ def _check_classes(rows, classes, data):
     if lack := [c for c in classes if c not in there]:
         raise InputError(f'no class {lack[0]!r}', data, f'There are {", ".join(sorted(there.index))}')
     if len(set(classes)) < 2: raise InputError('one class is not enough', data, 'An attacker needs something to tell apart')
-    few = min(classes, key=there.get)
-    if there[few] < _LEAST: raise InputError(f'class {few!r} has {there[few]} pictures', data, f'At least {_LEAST} are needed')
+
+def _check_parts(rows, classes, data):
+    "Raise `InputError` where a class was dealt too few pictures"
+    for part, why in (('train', 'to learn from'), ('test', 'to be named')):
+        count = rows[rows.part == part].label.value_counts().reindex(classes, fill_value=0)
+        if count.min() >= _LEAST: continue
+        what = f'class {count.idxmin()!r} has {count.min()} pictures {why}'
+        raise InputError(what, data, f'At least {_LEAST} are needed; copies of a picture stay in one part')
 
 def defence_tiles(
     data: str, # tiles, or a folder of class folders
@@ -47,6 +57,7 @@ def defence_tiles(
     _check_classes(rows, classes, data)
     rows = rows[rows.label.isin(classes) & rows.part.isin(['train', 'test'])]
     if n: rows = trimmed_rows(rows, n, ('train', 'test'))
+    _check_parts(rows, classes, data)
     return rows.reset_index(drop=True)
 
 _THREE = ('Bicycle', 'Bus', 'Hydrant') # things that have a place in a picture
@@ -61,7 +72,7 @@ def load_shots(
     pictures = [square(open_tile(p), size) for p in rows.path]
     return Shots(np.stack(pictures), np.array([list(classes).index(c) for c in rows.label]))
 
-# %% ../nbs/14ae_defence.ipynb #2c44bfcc
+# %% ../nbs/14ae_defence.ipynb #fc524304
 def _attacker(job):
     "How attackers are made"
     if not job['epochs']: return lambda: ProbeAttacker(job['arch'], job['device'])
@@ -75,10 +86,16 @@ def _saver(folder, rows):
                 t.write_bytes(cv2.imencode('.png', p[..., ::-1])[1].tobytes())
     return save if folder else None
 
+def _options(job):
+    "What a game is played with, as JSON has it: of the pictures a checksum; not where it runs, and where pictures are left"
+    files = [[Path(o['path']).name, o['label']] for p in ('train', 'test') for o in job[p]]
+    own = {k: v for k, v in job.items() if k not in ('train', 'test', 'pictures', 'device')}
+    return json.loads(json.dumps(own | {'files': hashlib.sha256(json.dumps(files).encode()).hexdigest()[:16]}))
+
 def defence_run(
     job: dict # `train`, `test` (lists of {path, label}), `epochs` (0 = a probe), `pictures` (folder for defended test pictures,
     # or None), `classes`, `size`, `arch`, `device`, `levels`, `area`, `areas`, `fill`, `seed`
-) -> dict: # `start`, and by guide `levels` and `once`: rows of `captcha_lab.rounds`; `seconds`
+) -> dict: # `start`, and by guide `levels` and `once`: rows of `captcha_lab.rounds`; `options`, `seconds`
     "All rounds for one seed"
     import pandas as pd
     began, seed, make = time.perf_counter(), job['seed'], _attacker(job)
@@ -91,9 +108,9 @@ def defence_run(
     levels = {g: play_levels(**play, guide=g, levels=job['levels'], area=job['area'], watch=watch.get(g), **how) for g in GUIDES}
     once = {g: hide_once(**play, guide=g, areas=job['areas'], **how) for g in GUIDES}
     found = {'start': play_grey(**play, seed=seed), 'levels': levels, 'once': once}
-    return found | {'seconds': round(time.perf_counter() - began, 1)}
+    return found | {'options': _options(job), 'seconds': round(time.perf_counter() - began, 1)}
 
-# %% ../nbs/14ae_defence.ipynb #a9c8da60
+# %% ../nbs/14ae_defence.ipynb #c3e04db7
 def defence_table(
     runs: list, # of `defence_run`, one a seed
     labels, # [n] numbers of the classes of the test pictures
@@ -103,36 +120,54 @@ def defence_table(
     steps = [[*r['start'], *r['levels']['map']] for r in runs]
     rows = []
     for k, first in enumerate(steps[0]):
-        shares = class_shares([s[k] for s in steps], labels, classes)
+        same = [s[k] for s in steps]
+        whole = np.mean([r.get('retrained', r['static']) for r in same])
+        shares = class_shares(same, labels, classes) | {'all classes': round(float(whole), 4)}
         rows.append({'step': first['step'], 'area': first['area']} | shares)
     return rows
 
-# %% ../nbs/14ae_defence.ipynb #89eb1056
-def _falls(levels):
-    "Is the retrained attacker at each level no better than at the one before?"
-    values = [r['retrained']['value'] for r in levels]
-    return all(b <= a for a, b in zip(values, values[1:]))
+# %% ../nbs/14ae_defence.ipynb #50b6902d
+def _falls(levels, groups):
+    "How much lower the retrained attacker is than at the level before, by pictures and seeds in pairs"
+    later = guide_gain([run[1:] for run in levels], [run[:-1] for run in levels], groups)
+    return [{'step': f'level {k}', 'fall': row['gain']} for k, row in enumerate(later, 2)]
+
+def _gains(runs, others, groups):
+    "name of a measure -> what the map is worth over another guide, for `defence_measures`"
+    by = lambda what, who='retrained': guide_gain([r[what]['map'] for r in runs], [r[what][others] for r in runs], groups, who)
+    once = {f"gain_{round(100*row['area'])}_over_{others}": row['gain'] for row in by('once')}
+    levels = {f'gain_level_{k}_over_{others}': row['gain'] for k, row in enumerate(by('levels'), 1)}
+    return once | levels | {f'erasing_level_{k}_over_{others}': row['gain'] for k, row in enumerate(by('levels', 'erasing'), 1)}
 
 def defence_measures(
     runs: list, # of `defence_run`, one a seed
     labels, # [n] numbers of the classes of the test pictures
     classes: list, # their names
     groups # [n] of the test pictures
-) -> dict: # for a run card: steps, once (lists of measures), gain_<percent> and gain_level_<k> over random and centre, table, monotone
-    "What all seeds say together"
+) -> dict: # for a run card: steps, once, falls (lists), gain_<percent>, gain_level_<k>, erasing_level_<k>, table, chance, monotone
+    "What all seeds say together; the map's gains are over random and over centre, falls are from level to level"
     by = lambda what, g: [r[what][g] for r in runs]
     out = {'steps': step_measures([r['start'] for r in runs], groups), 'table': defence_table(runs, labels, classes)}
     out['steps'] += [row for g in GUIDES for row in step_measures(by('levels', g), groups)]
     out['once'] = [row for g in GUIDES for row in step_measures(by('once', g), groups)]
-    for other in ('random', 'centre'):
-        for row in guide_gain(by('once', 'map'), by('once', other), groups):
-            out[f"gain_{round(100*row['area'])}_over_{other}"] = row['gain']
-        for k, row in enumerate(guide_gain(by('levels', 'map'), by('levels', other), groups), 1):
-            out[f'gain_level_{k}_over_{other}'] = row['gain']
-    out['chance'] = round(1/len(classes), 4)
-    return out | {'monotone': _falls([row for row in out['steps'] if row['guide'] == 'map'])}
+    out |= _gains(runs, 'random', groups) | _gains(runs, 'centre', groups)
+    falls = _falls(by('levels', 'map'), groups)
+    return out | {'chance': round(1/len(classes), 4), 'falls': falls, 'monotone': all(o['fall']['value'] >= 0 for o in falls)}
 
-# %% ../nbs/14ae_defence.ipynb #92dfc4ed
+# %% ../nbs/14ae_defence.ipynb #e14e2533
+_USUAL = dict(arch='lite0', epochs=0, device='cpu', levels=3, area=.1, areas=[.1, .3, .5, .7, .9], fill='mean') # entries of a job
+
+def _check_begun(jobs, folder):
+    "Raise `InputError` where a seed was played with other options; a file without any is taken as it is"
+    for name, job in jobs.items():
+        file = Path(folder)/f'{name}.json'
+        if not file.exists(): continue
+        now, then = _options(job), json.loads(file.read_text(encoding='utf-8')).get('options')
+        other = [k for k in now if then and then.get(k) != now[k]]
+        if not other: continue
+        what = ', '.join('other pictures' if k == 'files' else f'{k} {then.get(k)}, not {now[k]}' for k in other)
+        raise InputError(f'begun with other options: {what}', file, 'Pass the same ones, or --force to begin anew')
+
 def play_defence(
     rows, # of `defence_tiles`
     folder: str | Path, # for the results of the single seeds
@@ -142,26 +177,46 @@ def play_defence(
     pictures: str | Path | None = None, # where the first seed leaves defended test pictures
     **how # further entries of the job of `defence_run`
 ) -> tuple: # measures, and a sentence on the pictures
-    "Play for each seed, and put everything together"
+    "Play for each seed, and put everything together; raises `InputError` where it was begun with other options"
     classes = sorted(set(rows.label))
     parts = {p: rows[rows.part == p] for p in ('train', 'test')}
     small = {p: r[['path', 'label']].to_dict('records') for p, r in parts.items()}
-    usual = dict(arch='lite0', epochs=0, device='cpu', levels=3, area=.1, areas=[.1, .3, .5, .7, .9], fill='mean')
-    jobs = {f'seed{s}': small | dict(classes=classes, size=size) | usual | how | {'seed': s} for s in seeds}
+    jobs = {f'seed{s}': small | dict(classes=classes, size=size) | _USUAL | how | {'seed': s} for s in seeds}
     jobs = {name: job | {'pictures': pictures and str(pictures)*(k == 0)} for k, (name, job) in enumerate(jobs.items())}
+    _check_begun(jobs, folder)
     runs = list(run_jobs(defence_run, jobs, folder, workers).values())
     labels = [classes.index(c) for c in parts['test'].label]
     split = f"{len(parts['train'])} pictures to learn from, {len(parts['test'])} to be named, {len(classes)} classes"
     return defence_measures(runs, labels, classes, parts['test'].group.to_numpy()), split
 
-# %% ../nbs/14ae_defence.ipynb #8b0ba1fd
+# %% ../nbs/14ae_defence.ipynb #f347cb43
+def _check_apart(out, data):
+    "Raise `InputError` where results would lie among the pictures, or pictures among results that may be deleted"
+    if not is_folder(data): return
+    a, b = Path(out).resolve(), Path(data).resolve()
+    if a == b or a in b.parents or b in a.parents:
+        raise InputError('pictures and results lie in one another', out, 'Choose another folder for the results')
+
+def _old(out, pattern, folder):
+    "What an earlier game left in a folder of `out`"
+    return [p for p in (out/folder).glob('*') if re.fullmatch(pattern, p.name)]
+
+def _clear(out):
+    "Delete the single runs and the pictures of an earlier game; raises `InputError` where there was none"
+    seeds = _old(out, r'seed\d+\.json', 'runs')
+    if not seeds and not (out/'defence.json').exists():
+        raise InputError('not the folder of a game', out, 'Choose a new folder')
+    for p in seeds: p.unlink()
+    for p in _old(out, r'level_\d+', 'pictures'): shutil.rmtree(p)
+
 def _free(out, resume, force):
-    "The folder, free for a game; raises `InputError` where it holds another"
+    "The folder, free for a game; raises `InputError` where it holds another, or something else"
     out = Path(out)
     if out.exists() and not out.is_dir(): raise InputError('is a file, not a folder', out)
-    if out.exists() and any(out.iterdir()) and not (resume or force):
+    used = out.exists() and any(out.iterdir())
+    if used and not (resume or force):
         raise InputError('already in use', out, 'Choose a new folder, pass --resume to go on or --force to replace what is in it')
-    if force and not resume: shutil.rmtree(out/'runs', ignore_errors=True)
+    if used and force and not resume: _clear(out)
     return out
 
 def _sheet(rows, folder, size, levels, n=6):
@@ -189,11 +244,15 @@ def defend_folder(
     **how # further options of `play_defence`
 ) -> dict: # the run card
     "Play, and write pictures, card and report; raises `InputError` where nothing can be played or written"
-    check_levels(levels, area) # before any work is done
+    how = {'levels': levels, 'area': area} | how
+    check_levels(levels, area, how.get('fill', _USUAL['fill'])) # all before any work is done, or anything deleted
+    _check_apart(out, data)
+    vision_body(how.get('arch', _USUAL['arch']))
     began, rows, out = time.perf_counter(), defence_tiles(data, classes, n), _free(out, resume, force)
-    found, split = play_defence(rows, out/'runs', tuple(range(seeds)), size=size, pictures=out/'pictures', levels=levels, area=area, **how)
+    found, split = play_defence(rows, out/'runs', tuple(range(seeds)), size=size, pictures=out/'pictures', **how)
     about = {'id': data if data == 'tiles' else Path(data).resolve().name, 'n': len(rows), 'size': size, 'classes': sorted(set(rows.label))}
-    card = run_card('defence', command, about, found, split, list(range(seeds)), time.perf_counter() - began, options=how)
+    card = run_card('defence', command, about, found, split, list(range(seeds)), time.perf_counter() - began,
+                    options=_USUAL | how | {'n': n})
     save_card(card, out, force=True)
     sheet = _sheet(rows, out/'pictures', size, levels)
     with whole_file(out/'report.html', force=True) as t: t.write_text(defence_page(card, sheet), encoding='utf-8')
@@ -205,7 +264,7 @@ def defend_folder(
 SMALL_GAME = dict(n=50, epochs=0, seeds=2) # what the command plays: the last layer alone learns
 FULL_GAME = dict(n=100, epochs=2, seeds=5) # of `--full`, and of the card: all layers learn
 
-# %% ../nbs/14ae_defence.ipynb #e1a8364a
+# %% ../nbs/14ae_defence.ipynb #04c481bb
 def defence_study(
     folder: Path, # where each seed leaves its answers
     workers: int # processes
@@ -214,4 +273,5 @@ def defence_study(
     n, epochs, seeds = FULL_GAME['n'], FULL_GAME['epochs'], tuple(range(FULL_GAME['seeds']))
     rows, size = defence_tiles('tiles', n=n), 160
     measures, split = play_defence(rows, folder, seeds, workers, size, epochs=epochs)
-    return measures, {'id': 'tiles', 'n': len(rows), 'size': size, 'classes': sorted(set(rows.label))}, split, seeds
+    about = {'id': 'tiles', 'n': len(rows), 'size': size, 'classes': sorted(set(rows.label))}
+    return measures, about | {'options': _USUAL | {'n': n, 'epochs': epochs}}, split, seeds

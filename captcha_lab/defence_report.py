@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['plot_defence', 'picture_sheet', 'defence_lines', 'defence_page']
 
-# %% ../nbs/12d_defence_report.ipynb #972e5959
+# %% ../nbs/12d_defence_report.ipynb #2facb219
 import base64
 import html
 import io
 
 from matplotlib.figure import Figure
 
-from .core import InputError, cards_table
+from .core import InputError, cards_table, show_measure
 
 # %% ../nbs/12d_defence_report.ipynb #7256385a
 _GUIDES = {'map': ('#0072b2', 'o', 'what it looks at'), 'random': ('#e69f00', 's', 'by chance'), 'centre': ('#009e73', '^', 'the middle')}
@@ -63,10 +63,10 @@ def picture_sheet(
         line[0].set_ylabel(name)
     return fig
 
-# %% ../nbs/12d_defence_report.ipynb #bfe07421
+# %% ../nbs/12d_defence_report.ipynb #059159f7
 def defence_lines(
     measures: dict # of `captcha_lab.defence.play_defence`, or of its run card
-) -> dict: # table of steps (seed's shape), of attackers, of what the map is worth: Markdown each
+) -> dict: # tables of steps (seed's shape), of attackers, of what the map is worth at once and level by level: Markdown each
     "The measures as tables"
     percent = lambda o: o if isinstance(o, str) else f'{100*o:.0f} %'
     steps = [{k: percent(v) for k, v in r.items()} for r in measures['table']]
@@ -74,13 +74,16 @@ def defence_lines(
                  {w: r[w] for w in ('static', 'before', 'retrained', 'erasing') if w in r} for r in measures['steps']]
     gains = [{'hidden at once': f"{k.split('_')[1]} %", 'lower by map than by': k.split('_')[-1], 'points': m}
              for k, m in measures.items() if k.startswith('gain_') and 'level' not in k]
-    return {k: cards_table(rows) for k, rows in (('steps', steps), ('attackers', attackers), ('gains', gains))}
+    levels = [{'level': k.split('_')[2], 'lower by map than by': k.split('_')[-1], 'retrained': m,
+               'erasing': measures[k.replace('gain', 'erasing')]} for k, m in measures.items() if k.startswith('gain_level')]
+    return {k: cards_table(o) for k, o in {'steps': steps, 'attackers': attackers, 'gains': gains, 'levels': levels}.items()}
 
-# %% ../nbs/12d_defence_report.ipynb #4d6d7f97
+# %% ../nbs/12d_defence_report.ipynb #1f705b37
 _STYLE = 'body{font:16px/1.5 sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}img{max-width:100%}' \
          'table{border-collapse:collapse;margin:1rem 0}td,th{padding:.3rem .8rem;border-bottom:1px solid #ccc;text-align:left}'
 _WARNING = '''A retrained attacker also learns from the shape of what is hidden, and blurred maps hide larger pieces, which alone
-can look like a better map: compare with the same area by chance. What people still recognise is not measured here.'''
+can look like a better map: compare with the same area by chance. The map is asked about the true class of each picture, of test
+pictures too, so its holes know something that chance doesn't. What people still recognise is not measured here.'''
 
 def _cells(line, tag): return ''.join(f'<{tag}>{html.escape(c.strip())}</{tag}>' for c in line.strip('|').split('|'))
 
@@ -96,21 +99,28 @@ def _image(fig, alt):
     fig.savefig(file, dpi=100, format='png')
     return f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}">'
 
+def _fallen(measures):
+    "A sentence on the way from level to level"
+    sure = lambda m: 'surely' if m['ci95'][0] > 0 else 'not surely'
+    said = [f"{o['step']} {show_measure(o['fall'])} lower, {sure(o['fall'])}" for o in measures['falls']]
+    falls = 'falls' if measures['monotone'] else 'does not fall'
+    return f'The retrained attacker {falls} from level to level: {"; ".join(said)}.' if said else 'One level only: nothing to fall from.'
+
 def defence_page(
     card: dict, # run card with the measures of `captcha_lab.defence.play_defence`
     sheet: Figure | None = None # of `picture_sheet`
 ) -> str: # HTML, complete in itself
     "A report: table, chart, pictures, and what to be careful about"
     measures = card['measures']
-    lines, falls = defence_lines(measures), 'falls' if measures['monotone'] else 'does not fall'
+    lines = defence_lines(measures)
     alt = 'Share of pictures named rightly against the area hidden, by where it was hidden'
     chart = _image(plot_defence(measures)[0].figure, alt)
     parts = [f'<h1>{html.escape(card["name"])}: what is left of the attacker</h1><p>{html.escape(card["split"])}; '
              f'{len(card["seeds"])} seeds; chance is {100*measures["chance"]:.0f} %. {card["date"]}, '
              f'<code>{html.escape(card["command"])}</code></p>',
              '<h2>Hide what it looks at, let it learn again</h2>', _as_html(lines['steps']),
-             f'<p>The retrained attacker {falls} from level to level.</p>', chart,
-             '<h2>Is it the map?</h2>', _as_html(lines['gains']), f'<p>{_WARNING}</p>',
+             f'<p>{_fallen(measures)}</p>', chart,
+             '<h2>Is it the map?</h2>', _as_html(lines['gains']), _as_html(lines['levels']), f'<p>{_WARNING}</p>',
              '<h2>Every attacker</h2>', _as_html(lines['attackers'])]
     if sheet: parts.insert(3, _image(sheet, 'The same pictures at each step'))
     head = f'<meta charset="utf-8"><title>{html.escape(card["name"])}</title><style>{_STYLE}</style>'

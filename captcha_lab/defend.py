@@ -21,12 +21,12 @@ def map_scores(
     "Hide what the maps are about"
     return resize_maps(maps, (size, size)).numpy()
 
-# %% ../nbs/12_defend.ipynb #adb7e292
+# %% ../nbs/12_defend.ipynb #5a4f0e03
 def random_scores(
     n: int, # pictures
     grid: int, # cells a side of the noise: those of the maps one compares with
     size: int, # side of the pictures, px
-    seed: int = 0 # of the noise
+    seed: int | tuple = 0 # of the noise
 ) -> np.ndarray: # float32 [n, size, size]; more = hidden sooner
     "Hide as large regions as a map of `grid` by `grid` cells would, but anywhere"
     noise = np.random.default_rng(seed).random((n, grid, grid), np.float32)
@@ -41,15 +41,16 @@ def centre_scores(
     away = np.abs(np.arange(size) - (size - 1)/2)
     return np.repeat(-np.maximum(away[:, None], away)[None], n, 0).astype(np.float32)
 
-# %% ../nbs/12_defend.ipynb #a16d3a28
+# %% ../nbs/12_defend.ipynb #399b8ae7
 def top_area(
     scores: np.ndarray, # [n, H, W]; more = hidden sooner
     share: float, # of the area of each picture, 0 to 1
     hidden: np.ndarray | None = None, # bool [n, H, W]: what is hidden already and counts
     seed: int = 0 # of the lots that are drawn between equal scores
 ) -> np.ndarray: # bool [n, H, W], `round(share*H*W)` pixels of each
-    "The pixels with the highest scores; raises `InputError` on a share out of range or less than what is hidden"
+    "The pixels with the highest scores; raises `InputError` on no pictures, a share out of range or less than what is hidden"
     if not 0 <= share <= 1: raise InputError(f'a share of the area is between 0 and 1, not {share}')
+    if not len(scores): raise InputError('there are no pictures')
     k = round(share*scores[0].size)
     if hidden is not None:
         if hidden.sum((1, 2)).max() > k: raise InputError(f'more than {share:.0%} is hidden already')

@@ -38,7 +38,11 @@ def guide_scores(
     grid = attacker.look(shots.pictures[:1], shots.labels[:1])[1].shape[-1]
     return random_scores(n, grid, size, seed)
 
-# %% ../nbs/12b_rounds.ipynb #b8401dc6
+# %% ../nbs/12b_rounds.ipynb #ecc9e7ce
+def _check_fill(fill):
+    "Raise `InputError` on an unknown way to hide"
+    if fill not in ('mean', 'blur', 'crop'): raise InputError(f'unknown way to hide {fill!r}', fix='Use mean, blur or crop')
+
 class Hiding:
     "Pictures of which more and more is hidden; the originals stay as they are"
     def __init__(self,
@@ -46,7 +50,7 @@ class Hiding:
         fill: str = 'mean', # mean, blur (of `hide`) or crop (of `crop_away`)
         seed: int = 0 # of the lots of `top_area`: another one for test pictures, else picture by picture they'd be those of the training
     ):
-        if fill not in ('mean', 'blur', 'crop'): raise InputError(f'unknown way to hide {fill!r}', fix='Use mean, blur or crop')
+        _check_fill(fill)
         self.original, self.now, self.fill, self.seed, self.area, self.masks = shots, shots, fill, seed, 0., None
 
     def more(self,
@@ -62,36 +66,39 @@ class Hiding:
         self.area, self.now = area, Shots(pictures, self.original.labels)
         return self.now
 
-# %% ../nbs/12b_rounds.ipynb #2951ff26
+# %% ../nbs/12b_rounds.ipynb #e1a8886c
 def with_erased(
     pictures: np.ndarray, # uint8 [n, H, H, 3]
     labels, # [n] class numbers
     seed: int = 0, # of what is erased
     most: float = .4, # of the area of a picture
-    grid: int = 4 # cells a side of the regions
+    grid: int = 4, # cells a side of the regions
+    fill: str = 'mean' # of `Hiding`
 ) -> Shots: # pictures [2n, H, H, 3], labels [2n]
-    "The pictures, and of each a copy of which up to `most` is hidden"
+    "The pictures, and of each a copy of which up to `most` is hidden, elsewhere than `guide_scores` hides by chance"
     n, size = pictures.shape[:2]
-    scores, shares = random_scores(n, grid, size, seed), np.random.default_rng(seed).uniform(0, most, n)
-    masks = np.concatenate([top_area(s[None], share, seed=seed) for s, share in zip(scores, shares)])
-    return Shots(np.concatenate([pictures, hide(pictures, masks)]), np.concatenate([labels, labels]))
+    scores, shares = random_scores(n, grid, size, (seed, 1)), np.random.default_rng((seed, 2)).uniform(0, most, n)
+    copies = [Hiding(Shots(p[None], None), fill, seed).more(s[None], share).pictures for p, s, share in zip(pictures, scores, shares)]
+    return Shots(np.concatenate([pictures, *copies]), np.concatenate([labels, labels]))
 
-# %% ../nbs/12b_rounds.ipynb #1295d1bd
+# %% ../nbs/12b_rounds.ipynb #52c9965a
 def check_levels(
     levels: int, # how many
-    area: float # of each picture, hidden at each level
+    area: float, # of each picture, hidden at each level
+    fill: str = 'mean' # of `Hiding`
 ):
-    "Raise `InputError` unless the levels together hide something, and not everything"
+    "Raise `InputError` unless the levels together hide something, and not everything, in a known way"
+    _check_fill(fill)
     if levels < 1 or not 0 < levels*area < 1:
         raise InputError(f'{levels} levels of {area:.0%} each are not between 0 and 100 %', fix='Hide less')
 
-# %% ../nbs/12b_rounds.ipynb #a96a8066
+# %% ../nbs/12b_rounds.ipynb #6e57b1e6
 def _right(attacker, shots): return (attacker.probs(shots.pictures).argmax(1) == shots.labels).astype(int).tolist()
 
-def _answers(make, basic, train, test, seed):
+def _answers(make, basic, train, test, seed, fill='mean'):
     "What three attackers name rightly, and the one that was retrained"
-    again = make().fit(*train, seed)
-    erasing = make().fit(*with_erased(*train, seed), seed)
+    again, copies = make().fit(*train, seed), np.tile(np.arange(len(train.labels)), 2)
+    erasing = make().fit(*with_erased(*train, seed, fill=fill), seed, copies)
     return {'static': _right(basic, test), 'retrained': _right(again, test), 'erasing': _right(erasing, test)}, again
 
 def play_levels(
@@ -107,14 +114,14 @@ def play_levels(
     watch = None # function (step, defended test pictures), called at each level
 ) -> list: # a dict a level: step, guide, area, and 0 or 1 for each test picture: static, before (it learns again), retrained, erasing
     "Hide, test, learn again, level by level; raises `InputError` where the levels hide everything"
-    check_levels(levels, area)
+    check_levels(levels, area, fill)
     attacker, rows, hidings = basic, [], [Hiding(o, fill, seed + i) for i, o in enumerate((train, test))]
     for level in range(1, levels + 1):
         scores = [guide_scores(guide, attacker, h.now, seed + i) for i, h in enumerate(hidings)]
         learn, judge = (h.more(s, level*area) for h, s in zip(hidings, scores))
         if watch: watch(f'level {level}', judge.pictures)
         before = _right(attacker, judge)
-        found, attacker = _answers(make, basic, learn, judge, seed)
+        found, attacker = _answers(make, basic, learn, judge, seed, fill)
         rows.append({'step': f'level {level}', 'guide': guide, 'area': round(level*area, 4), 'before': before} | found)
     return rows
 
@@ -149,28 +156,35 @@ def hide_once(
         rows.append({'guide': guide, 'area': area, 'static': _right(basic, judge), 'retrained': _right(make().fit(*learn, seed), judge)})
     return rows
 
-# %% ../nbs/12b_rounds.ipynb #8e7e1348
-def _mean_right(runs, k, who): return np.mean([r[k][who] for r in runs], 0)
+# %% ../nbs/12b_rounds.ipynb #f09f57df
+def _all_right(runs, k, who): return np.array([r[k][who] for r in runs], float) # [seeds, pictures]
+
+def _over_seeds(values, groups):
+    "Mean of `values` [seeds, pictures], with an interval for which both are drawn"
+    rng = np.random.default_rng(0)
+    some_seeds = lambda drawn: drawn[:, rng.integers(len(values), size=len(values))].mean()
+    return bootstrap(values.T, some_seeds, groups=groups) | {'value': float(values.mean())}
 
 def step_measures(
     runs: list, # a list of rows for each seed, as of `play_levels` or `hide_once`
     groups # [n] of the test pictures: duplicates are drawn together
 ) -> list: # a dict a row: step, guide, area, and a measure for each attacker
-    "Share of pictures that each attacker names rightly, the mean over seeds"
+    "Share of pictures that each attacker names rightly; intervals over seeds and pictures"
     names = ('static', 'before', 'retrained', 'erasing')
     plain = [{k: v for k, v in row.items() if k not in names} for row in runs[0]]
-    return [o | {w: bootstrap(_mean_right(runs, k, w), groups=groups) for w in names if w in runs[0][k]} for k, o in enumerate(plain)]
+    return [o | {w: _over_seeds(_all_right(runs, k, w), groups) for w in names if w in runs[0][k]} for k, o in enumerate(plain)]
 
-# %% ../nbs/12b_rounds.ipynb #f610e599
+# %% ../nbs/12b_rounds.ipynb #354494f2
 def guide_gain(
     runs: list, # a list of rows for each seed, with the guide in question
     others: list, # the same with another guide, step by step
     groups, # [n] of the test pictures
     who: str = 'retrained' # which attacker
-) -> list: # a dict a row: area, gain (a measure: how much lower the attacker is than with the other guide)
+) -> list: # a dict a row: area, gain (a measure: how much lower the attacker is than with the other guide; and `per_seed`)
     "What the guide is worth: how much more often a picture is named rightly when the other hides"
-    gain = lambda k: _mean_right(others, k, who) - _mean_right(runs, k, who)
-    return [{'area': row['area'], 'gain': bootstrap(gain(k), groups=groups)} for k, row in enumerate(runs[0])]
+    gains = [_all_right(others, k, who) - _all_right(runs, k, who) for k in range(len(runs[0]))]
+    measures = [_over_seeds(g, groups) | {'per_seed': g.mean(1).round(4).tolist()} for g in gains]
+    return [{'area': row['area'], 'gain': m} for row, m in zip(runs[0], measures)]
 
 # %% ../nbs/12b_rounds.ipynb #7dce57f5
 def class_shares(

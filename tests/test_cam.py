@@ -217,6 +217,7 @@ def test_reasons():
     pytest.param(lambda net, x: GradCAM(torchvision.models.resnet18(weights=None), 'layer4.1.conv3'), 'Near it: layer4.1.conv', id='near layer'),
     pytest.param(lambda net, x: GradCAM('resnet18'), 'not str', id='no network'),
     pytest.param(lambda net, x: find_layer(nn.Flatten(), x), 'no convolution', id='no convolution'),
+    pytest.param(lambda net, x: find_layer(net, x, ''), "no layer ''. Near it: [0-9]", id='layer without a name'),
     pytest.param(lambda net, x: GradCAM(net)(x, class_score(0)), 'inside a with', id='no with'),
     pytest.param(lambda net, x: label_score('Buss', ['Bus', 'Car']), "unknown class 'Buss'. Use Bus", id='label')])
 def test_bad_input_before_the_start(use, match):
@@ -232,6 +233,7 @@ def test_bad_input_before_the_start(use, match):
     pytest.param([], class_score(0), 'a batch of pictures', id='empty'),
     pytest.param(np.zeros((2, 3, 32, 32)), class_score(0), 'a batch of pictures', id='array'),
     pytest.param(torch.zeros(0, 3, 32, 32), class_score(0), 'a batch of pictures', id='none'),
+    pytest.param(torch.zeros(2, 3, 32, 32, dtype=torch.uint8), class_score(0), r'uint8.*Divide by 255', id='whole numbers'),
     pytest.param(torch.zeros(2, 3, 32, 32), class_score(5), 'no class 5. Use 0 to 4', id='class'),
     pytest.param(torch.zeros(2, 3, 32, 32), class_score(-1), 'no class -1', id='negative'),
     pytest.param(torch.zeros(2, 3, 32, 32), class_score([1, 2, 3]), '2 of them for 2 pictures', id='classes'),

@@ -8,8 +8,11 @@ import pytest
 
 from captcha_lab.attackers import ProbeAttacker, TunedAttacker, kept_back
 from captcha_lab.core import InputError
+from captcha_lab.data import square
+from captcha_lab.defence import defence_tiles
 from captcha_lab.defend import centre_scores, crop_away, grey, hide, map_scores, random_scores, top_area
 from captcha_lab.rounds import GUIDES, Hiding, Shots, guide_gain, guide_scores, hide_once, play_levels, step_measures, with_erased
+from captcha_lab.tile_table import open_tile
 from commands import one, run
 from hypothesis import given, settings, strategies as st
 
@@ -96,6 +99,28 @@ def test_erasing_adds_copies():
     assert len(both.labels) == 18 and (both.pictures[:9] == shots.pictures).all() and (both.pictures[9:] != shots.pictures).any()
 
 
+@pytest.mark.parametrize('size', [128, 160])
+def test_erasing_hides_what_is_not_hidden_already(size):
+    "At 128 px chance has as many cells as the copies: other lots are needed, else the same places go again"
+    shots = Shots(np.full((80, size, size, 3), 255, np.uint8), np.arange(80) % 2)
+    learn = Hiding(shots, seed=3).more(random_scores(80, size//32, size, 3), .3)
+    both = with_erased(*learn, seed=3).pictures
+    gone = (both != 255).all(3).mean((1, 2))
+    assert gone[:80] == pytest.approx(.3, abs=.001) and (gone[80:] - gone[:80]).mean() > .1
+
+
+@pytest.mark.parametrize('fill', ['mean', 'blur', 'crop'])
+def test_erasing_is_done_as_the_defence_does(fill):
+    shots = marked(12, 5)[0]
+    copies = with_erased(*shots, seed=2, fill=fill).pictures[12:]
+    flat = (copies == (124, 116, 104)).all(3).mean((1, 2))
+    assert (copies != shots.pictures).any() and (flat.mean() > .1) == (fill == 'mean')
+
+
+def test_nothing_to_hide():
+    with pytest.raises(InputError, match='no pictures'): top_area(np.zeros((0, 8, 8)), .3)
+
+
 def test_half_a_map_is_half_a_picture():
     maps = np.zeros((1, 2, 2), np.float32)
     maps[0, :, 0] = 1
@@ -138,6 +163,30 @@ def test_kept_back_of_each_class():
     assert np.bincount(labels[kept_back(labels, 3)]).tolist() == [10, 1, 1]
 
 
+@pytest.mark.parametrize('make', [ProbeAttacker, lambda: TunedAttacker(epochs=1)])
+def test_versions_of_a_picture_stay_together(make, monkeypatch):
+    "Of a picture and its erased copy, none is learnt from while the other is kept back"
+    import captcha_lab.attackers as attackers
+    dealt, deal = [], attackers.kept_back
+    monkeypatch.setattr(attackers, 'kept_back', lambda *args, **kwargs: dealt.append(deal(*args, **kwargs)) or dealt[-1])
+    both = with_erased(*marked(30, 12)[0])
+    make().fit(*both, 0, np.tile(np.arange(30), 2))
+    assert (dealt[0][:30] == dealt[0][30:]).all() and 0 < dealt[0].sum() < 30
+    with pytest.raises(InputError, match='30 groups for 60'): make().fit(*both, 0, np.arange(30))
+
+
+def test_rounds_deal_copies_together(game, monkeypatch):
+    train, test, basic = game
+    seen = []
+    class Noting(ProbeAttacker):
+        def fit(self, pictures, labels, seed=0, groups=None):
+            seen.append((len(labels), groups))
+            return super().fit(pictures, labels, seed, groups)
+    play_levels(train, test, Noting, basic, 'centre', 1, .2)
+    assert [n for n, _ in seen] == [90, 180] and seen[0][1] is None
+    assert (seen[1][1][:90] == seen[1][1][90:]).all() and len(set(seen[1][1])) == 90
+
+
 # ---- rounds
 
 def test_hiding_the_mark_is_worth_more_than_chance(game):
@@ -156,9 +205,16 @@ def test_levels_are_the_same_again(game):
 
 def test_seeds_do_not_count_as_pictures():
     row = lambda right: [{'step': 'level 1', 'guide': 'map', 'area': .1, 'retrained': right}]
-    one, five = (step_measures([row([1]*30 + [0]*30)]*n, np.arange(60))[0]['retrained'] for n in (1, 5))
-    assert one == five and one['n'] == 60 and one['ci95'][1] - one['ci95'][0] > .2
+    half, width = [1]*30 + [0]*30, lambda m: m['ci95'][1] - m['ci95'][0]
+    one, five = (step_measures([row(half)]*n, np.arange(60))[0]['retrained'] for n in (1, 5))
+    assert one == five and one['n'] == 60 and width(one) > .2
     assert guide_gain([row([1, 0])]*2, [row([1, 1])]*2, [0, 1])[0]['gain']['value'] == .5
+    seeds = [row([1]*k + [0]*(60 - k)) for k in (10, 20, 30, 40, 50)] # the same mean, but which training it was matters
+    apart = step_measures(seeds, np.arange(60))[0]['retrained']
+    assert apart['value'] == pytest.approx(.5) and width(apart) > 1.3*width(one)
+    gain = guide_gain(seeds, [row([1]*60)]*5, np.arange(60))[0]['gain']
+    assert gain['per_seed'] == [.8333, .6667, .5, .3333, .1667] and width(gain) > 1.3*width(one)
+    assert width(guide_gain(seeds, seeds, np.arange(60))[0]['gain']) == 0, 'seeds are compared in pairs'
 
 
 # ---- the command
@@ -182,15 +238,50 @@ def test_defend(folder, tmp_path):
     card = one(*args)
     assert digests(folder) == before
     assert [r['step'] for r in card['measures']['table']] == ['basic', 'grey', 'level 1', 'level 2']
-    assert set(card['measures']['table'][0]) == {'step', 'area', 'a', 'b', 'c'} and card['seeds'] == [0]
+    assert set(card['measures']['table'][0]) == {'step', 'area', 'a', 'b', 'c', 'all classes'} and card['seeds'] == [0]
+    assert card['options'] | {'n': 15, 'levels': 2, 'area': .15, 'areas': [.1, .3, .5, .7, .9], 'epochs': 0, 'fill': 'mean'} == card['options']
+    assert [o['step'] for o in card['measures']['falls']] == ['level 2'] and 'erasing_level_2_over_random' in card['measures']
     assert card == json.loads((out/'defence.json').read_text())
     page = (out/'report.html').read_text()
     assert page.count('<img alt="') == 2 and 'http' not in page
     new = digests(out/'pictures')
-    assert len(new) == 2*card['measures']['steps'][0]['static']['n'] and not set(new.values()) & set(before.values())
+    assert len(new) == 2*card['measures']['steps'][0]['static']['n']
+    for p in new:
+        changed = (open_tile(p) != square(open_tile(folder/p.parent.name/p.name), 96)).any(2).mean()
+        assert changed == pytest.approx({'level_1': .15, 'level_2': .3}[p.parts[-3]], abs=.01)
     code, _, err = run(*args)
     assert code == 2 and 'already in use' in err
     assert one(*args, '--resume')['measures'] == card['measures']
+    code, _, err = run(*args, '--resume', '--fill', 'blur')
+    assert code == 2 and 'begun with other options: fill mean, not blur' in err
+    seed = out/'runs'/'seed0.json'
+    old = json.loads(seed.read_text())
+    assert old.pop('options')
+    seed.write_text(json.dumps(old)) # as seeds were left before options were kept
+    assert one(*args, '--resume')['measures'] == card['measures']
+    (out/'notes.txt').write_text('mine'), (out/'runs'/'seed7.json').write_text('{}'), (out/'pictures'/'level_9').mkdir()
+    for bad, says in ((['--fill', 'paint'], 'unknown way'), (['--arch', 'nonet'], 'nonet'), (['--classes', 'a', 'd'], "no class 'd'")):
+        code, _, err = run(*args, '--force', *bad)
+        assert code == 2 and says in err and (out/'runs'/'seed7.json').exists(), 'nothing goes before the options are right'
+    again = one(*args, '--force', '--levels', 1)
+    assert [r['step'] for r in again['measures']['table']] == ['basic', 'grey', 'level 1']
+    assert sorted(p.name for p in (out/'runs').iterdir()) == ['seed0.json'] and (out/'notes.txt').read_text() == 'mine'
+    assert [p.name for p in (out/'pictures').iterdir()] == ['level_1']
+
+
+@pytest.mark.parametrize('force', ['--force', '--resume'])
+def test_out_is_kept_apart(folder, tmp_path, force):
+    "Neither another project's runs nor the pictures are deleted"
+    theirs = tmp_path/'project'/'runs'/'model.json'
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text('{}')
+    if force == '--force':
+        code, _, err = run('defend', '--data', folder, '--out', tmp_path/'project', force)
+        assert code == 2 and 'not the folder of a game' in err and theirs.exists()
+    before = digests(folder)
+    for out in (folder, folder/'a', folder.parent):
+        code, _, err = run('defend', '--data', folder, '--out', out, force)
+        assert code == 2 and 'in one another' in err and digests(folder) == before
 
 
 @pytest.mark.parametrize('args, says', [
@@ -200,6 +291,15 @@ def test_what_cannot_be_played(folder, tmp_path, args, says):
     code, out, err = run('defend', '--data', folder, '--out', tmp_path/'out', '--n', 10, '--seeds', 1, '--size', 64, '--workers', 0, *args)
     assert (code, out) == (2, '') and says in err and err.splitlines()[-1].startswith('captcha-lab: ')
     assert 'Traceback' not in err
+
+
+def test_enough_of_each_class_is_left_after_dealing(folder, tmp_path):
+    "Many copies of a few pictures are not many pictures"
+    for c in 'ab':
+        (tmp_path/c).mkdir()
+        some = sorted((folder/c).iterdir())[:4 if c == 'b' else 30]
+        for i in range(30): (tmp_path/c/f'{i}.png').write_bytes(some[i % len(some)].read_bytes())
+    with pytest.raises(InputError, match="class 'b' has [012] pictures to (learn from|be named)"): defence_tiles(str(tmp_path), n=20)
 
 
 @pytest.mark.parametrize('what', ['two', 'broken', 'empty'])
@@ -216,4 +316,4 @@ def test_folders_that_make_no_test(folder, tmp_path, what):
     code, out, err = run('defend', '--data', home, '--out', tmp_path/'out', '--seeds', 1, '--size', 64, '--workers', 0)
     last = err.splitlines()[-1]
     assert (code, out) == (2, '') and last.startswith('captcha-lab: ') and not (tmp_path/'out'/'defence.json').exists()
-    assert {'two': "'c' has 2 pictures", 'broken': '.png', 'empty': 'no image'}[what] in last
+    assert {'two': "class 'c' has ", 'broken': '.png', 'empty': 'no image'}[what] in last
