@@ -166,11 +166,11 @@ def train_pets(
         return learn, fine_tune_phases(learn, epochs, lr, **kwargs)
     with learn.added_cbs([_Grow(sizes)] if sizes else []): return learn, fit(learn, epochs, lr, **kwargs)
 
-# %% ../nbs/10_pets.ipynb #628f41d7
+# %% ../nbs/10_pets.ipynb #9d4256ce
 FULL_RUNS = { # options of `train_pets`
     'scratch': dict(arch='pet_cnn', size=128, sizes=(64, 96, 128), epochs=60, bs=32, lr=3e-3, mixup=0., smoothing=.05,
                     block={'min_scale': .5}, learner={'wd': .05}),
-    'pretrained': dict(arch='lite0', size=200, epochs=4, frozen=1, bs=32, lr=2e-3, mixup=.2, smoothing=0., block={'min_scale': .5})}
+    'pretrained': dict(arch='lite0', size=200, epochs=2, frozen=1, bs=32, lr=6e-4, mixup=0., smoothing=.05, block={'min_scale': .6})}
 
 # %% ../nbs/10_pets.ipynb #1dec512f
 def _ready(pictures, size): return torch.stack([torch.from_numpy(square(p, size)).permute(2, 0, 1) for p in pictures])
