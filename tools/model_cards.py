@@ -9,8 +9,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT/'data'/'models'/'README.md'
 JUDGED_BY = {'ctc_captcha_v2': ('ctc_captcha_v2_cv_pretrained', 'trained and judged in folds'), # the shipped one was trained on every image
              'letters_rendered': ('letters_level0', 'fresh images of level 0, the easiest'),
-             'tiles': ('tiles_model', 'test tiles that it never saw')}
-SHOWN = {'exact_match': 'exact match', 'top1': 'likeliest class is the folder', 'map': 'mAP over all that can be seen'} # measure -> its name
+             'tiles': ('tiles_model', 'test tiles that it never saw'), 'pets': ('pets_model', 'test photos that it never saw')}
+SHOWN = {'exact_match': 'exact match', 'accuracy': 'cat or dog', 'top1': 'likeliest class is the folder', 'map': 'mAP over all that can be seen'} # measure -> its name
 HEAD = """# Shipped models
 
 Made by `python -m tools.model_cards` from the cards inside the models. Each is a `.safetensors` file (no pickle) with an ONNX twin that reads the same.
@@ -23,6 +23,7 @@ PREPARED = {'letters_naive': 'captcha-lab render --level 0 --n 12500 --seed 1 --
 def reads(meta):
     "What a model is for, in words"
     if meta['task'] == 'tiles': return f"which of {', '.join(meta['vocab'])} are on a picture, seen at {meta['input']['height']}x{meta['input']['width']} pixels"
+    if meta['task'] == 'pets': return f"whether a photo shows a cat or a dog, seen at {meta['input']['height']}x{meta['input']['width']} pixels"
     if meta['task'] == 'ctc': return f"lines of `{meta['vocab']}`, {meta['input']['height']} pixels high, any width"
     return f"words whose letters can be cut apart, all of {' or all of '.join(f'`{a}`' for a in meta['alphabets'] or [meta['vocab']])}"
 
