@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 from captcha_lab import core, terminal
-from commands import rows, run
+from commands import one_line, refused, rows, run
 
 torch = pytest.importorskip('torch')
 pytestmark = pytest.mark.usefixtures('one_thread', 'own_data')
@@ -34,19 +34,6 @@ def start(*args, program='from captcha_lab.cli import main; main()', **env):
     ends = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
     if os.name == 'posix': ends['preexec_fn'] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs ignore Ctrl-C
     return subprocess.Popen([sys.executable, '-c', program, *map(str, args)], env=os.environ | {k: str(v) for k, v in env.items()}, **ends)
-
-
-def refused(*args, code=2, says=''):
-    "The command ends with `code`, prints nothing, and says one line with all of `says` in it"
-    got, out, err = run(*args)
-    one_line(err, says)
-    assert (got, out) == (code, ''), err
-    return err
-
-
-def one_line(err, says=''):
-    assert err.startswith('captcha-lab: ') and err.count('\n') == 1 and 'mistake in captcha_lab' not in err and len(err) < 500, err
-    for s in [says] if isinstance(says, str) else says: assert s in err, err
 
 
 def tree(folder): return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(Path(folder).rglob('*')) if p.is_file()}

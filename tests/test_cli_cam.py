@@ -10,19 +10,11 @@ from captcha_lab.bundle import find_bundle, load_bundle
 from captcha_lab.data import open_image
 from captcha_lab.render import Renderer
 from captcha_lab.toy_street import toy_tile
-from commands import one, rows, run
+from commands import one, refused, rows, run
 
 pytest.importorskip('torch')
 pytestmark = pytest.mark.usefixtures('one_thread', 'own_data')
 TILES = find_bundle('tiles', onnx=False)
-
-
-def refused(*args, says):
-    "The command ends with 2, prints nothing, and says one line with all of `says` in it"
-    code, out, err = run(*args)
-    assert (code, out) == (2, '') and err.startswith('captcha-lab: ') and err.count('\n') == 1 and len(err) < 500, err
-    assert 'mistake in captcha_lab' not in err, err
-    for s in [says] if isinstance(says, str) else says: assert s in err, err
 
 
 @pytest.fixture

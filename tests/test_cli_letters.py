@@ -13,7 +13,7 @@ from PIL import Image
 from captcha_lab import terminal
 from captcha_lab.core import share_path
 from captcha_lab.render import Renderer
-from commands import one, rows, run
+from commands import one, refused, rows, run
 
 pytest.importorskip('torch')
 pytestmark = pytest.mark.usefixtures('one_thread')
@@ -22,13 +22,6 @@ SHIPPED = share_path('models', 'letters_rendered.safetensors')
 shipped = pytest.mark.skipif(not SHIPPED.exists(), reason='the shipped model letters_rendered is not there')
 SMALL = ['--epochs', '1', '--bs', '32', '--seed', '3', '--device', 'cpu']
 SAMPLE = Renderer(level=0, alphabet='AKMSTX', seed=9)[1]
-
-
-def refused(*args, says=''):
-    "The command ends with 2, prints nothing, and says one line with all of `says` in it"
-    code, out, err = run(*args)
-    assert (code, out) == (2, '') and err.startswith('captcha-lab: ') and err.count('\n') == 1, err
-    for s in [says] if isinstance(says, str) else says: assert s in err, err
 
 
 @pytest.fixture(scope='module')

@@ -12,22 +12,13 @@ import pytest
 from PIL import Image
 
 from captcha_lab.core import share_path
-from commands import one, rows, run
+from commands import one, refused, rows, run
 
 pytest.importorskip('torch')
 pytestmark = pytest.mark.usefixtures('one_thread', 'own_data')
 N = 120
 LEFT = ['history.csv', 'loss.png', 'predictions.png', 'toy.json', 'toy.safetensors']
 SMALL = ['--trimmed', 0, '--arch', 'pet_cnn_shallow', '--size', 32, '--epochs', 4, '--bs', 8, '--lr', .01, '--seed', 3, '--device', 'cpu', '--name', 'toy']
-
-
-def refused(*args, code=2, says=''):
-    "The command ends with `code`, prints nothing, and says one line with all of `says` in it; what training takes may be told before"
-    got, out, err = run(*args)
-    err = re.sub('^photos of .*\n', '', err)
-    assert (got, out) == (code, '') and err.startswith('captcha-lab: ') and err.count('\n') == 1 and len(err) < 500, err
-    assert 'mistake in captcha_lab' not in err, err
-    for s in [says] if isinstance(says, str) else says: assert s in err, err
 
 
 def animal(label, rng, side=48):
