@@ -7,7 +7,7 @@ __all__ = ['BASE', 'SWITCHES', 'SIDE', 'SEED_WAY', 'fewer_pets', 'square_copies'
            'judge_pets', 'pet_errors', 'judge_seeds', 'switches_study', 'folds_study', 'probe_run', 'probe_study',
            'classic_run', 'classic_study', 'scratch_study', 'pretrained_study', 'seed_study', 'choosy', 'model_study']
 
-# %% ../nbs/14ag_pet_studies.ipynb #b4768c2c
+# %% ../nbs/14ag_pet_studies.ipynb #89a6f34c
 import hashlib
 import time
 from pathlib import Path
@@ -22,9 +22,11 @@ from .bundle import find_bundle, load_bundle
 from .challenge_fit import abstention_curve, real_pass_rate
 from .classic import classic_features, classic_model
 from .core import InputError, progress, whole_dir
-from .data import fetch, registry, square
+from .data import square
 from .metrics import bootstrap, expected_calibration_error, share
-from .pets import FULL_RUNS, PETS, open_pet, pet_probs, pet_rows, train_pets
+from .pets import FULL_RUNS, PETS, open_pet, pet_probs, train_pets
+from .recipes import powered
+from .runs import stored_pets
 from .study import run_jobs
 from .suspects import label_suspects, out_of_fold_probs
 
@@ -102,7 +104,7 @@ def switch_table(
         out[f'{name}_seconds'] = round(float(np.mean([o['seconds'] for o in found[name]])), 1)
     return out
 
-# %% ../nbs/14ag_pet_studies.ipynb #96e31102
+# %% ../nbs/14ag_pet_studies.ipynb #81c8ec37
 def judge_pets(
     p_dog, # [n] chance that it's a dog
     test # DataFrame of `pet_rows`: what was judged
@@ -113,14 +115,10 @@ def judge_pets(
     right, n = (p > .5) == is_dog, len(is_dog)
     accuracy, twelve = share(int(right.sum()), n), real_pass_rate(right, groups=groups)
     loss = -np.log(np.clip(np.where(is_dog, p, 1 - p), 1e-7, 1))
-    return {'accuracy': accuracy, 'p12': _twelfth(accuracy), 'pass_12': twelve['pass_rate'], 'rho': round(twelve['fit']['rho'], 6),
+    return {'accuracy': accuracy, 'p12': powered(accuracy, 12), 'pass_12': twelve['pass_rate'], 'rho': round(twelve['fit']['rho'], 6),
             'log_loss': bootstrap(loss, groups=groups), 'auc': round(float(roc_auc_score(is_dog, p)), 6),
             'ece': round(expected_calibration_error(np.maximum(p, 1 - p), right), 5),
             'baseline': share(int(max(is_dog.sum(), (~is_dog).sum())), n)}
-
-def _twelfth(accuracy):
-    "A measure to the power of twelve, its interval, too"
-    return {'value': accuracy['value']**12, 'ci95': [o**12 for o in accuracy['ci95']], 'n': accuracy['n']}
 
 # %% ../nbs/14ag_pet_studies.ipynb #7f3a9f29
 def pet_errors(
@@ -133,7 +131,7 @@ def pet_errors(
     worst = wrong[np.argsort(-np.abs(p.mean(0) - is_dog)[wrong], kind='stable')]
     return [{'file': Path(test.path.iloc[i]).name, 'label': test.label.iloc[i], 'p_dog': round(float(p[:, i].mean()), 4)} for i in worst]
 
-# %% ../nbs/14ag_pet_studies.ipynb #48bde372
+# %% ../nbs/14ag_pet_studies.ipynb #6646f916
 def judge_seeds(
     runs: list, # results of `learn_pets` with `mirror`, one a seed
     test # DataFrame of `pet_rows`: what was judged
@@ -145,11 +143,11 @@ def judge_seeds(
         middle = int(np.argsort(right, kind='stable')[len(right)//2])
         one, mean = judge_pets(runs[middle][f'test{way}'], test), share(float(right.mean()), len(is_dog))
         baseline = one.pop('baseline')
-        out |= {f'{k}{way}': v for k, v in (one | {'accuracy': mean, 'p12': _twelfth(mean)}).items()}
+        out |= {f'{k}{way}': v for k, v in (one | {'accuracy': mean, 'p12': powered(mean, 12)}).items()}
         out[f'accuracy{way}_seeds'] = [round(float(k/len(is_dog)), 5) for k in right]
     return out | {'baseline': baseline, 'errors': pet_errors([r['test_mirror'] for r in runs], test)}
 
-# %% ../nbs/14ag_pet_studies.ipynb #26f51c36
+# %% ../nbs/14ag_pet_studies.ipynb #b5141fcd
 BASE = dict(arch='pet_cnn', size=64, epochs=8, schedule='one-cycle', bs=64, lr=3e-3, mixup=.2, smoothing=.1)
 SWITCHES = { # name -> what differs from `BASE`: options of `learn_pets`, or `share`, of the pictures to learn from
     'base': {},
@@ -164,11 +162,6 @@ SWITCHES = { # name -> what differs from `BASE`: options of `learn_pets`, or `sh
     'no_mixup': {'mixup': 0.}, 'no_smoothing': {'smoothing': 0.}, 'no_augmentation': {'block': {'augment': 0.}},
     'plateau': {'schedule': 'plateau', 'patience': 10}, 'twice_epochs': {'epochs': 16},
     'pretrained': {'arch': 'lite0', 'size': 96, 'epochs': 1, 'frozen': 1}}
-
-def _stored():
-    "The pictures, and what a run card says of them"
-    rows = pet_rows(fetch('pets'), 'pets')
-    return rows, {'id': 'pets', 'n': len(rows), 'sha256': registry('pets')['sources'][0]['sha256']}
 
 def _said(rows, judged):
     "The split in words"
@@ -191,7 +184,7 @@ def switches_study(
     seeds: tuple = (0, 1) # one training of each row a seed
 ) -> tuple: # measures, data, split, seeds
     "A small recipe from scratch, 8 epochs at 64 px, and one change at a time; judged on the validation part"
-    rows, about = _stored()
+    rows, about = stored_pets()
     split, rows = _said(rows, 'valid'), rows[rows.part != 'test'].reset_index(drop=True)
     found = run_jobs(learn_pets, _switch_jobs(square_copies(rows, folder), SWITCHES, seeds), folder, workers)
     table = {name: [found[f'{name}_seed{s}'] for s in seeds] for name in SWITCHES}
@@ -199,7 +192,7 @@ def switches_study(
     measures['switches'] = {name: BASE | change for name, change in SWITCHES.items()}
     return measures, about, split, seeds
 
-# %% ../nbs/14ag_pet_studies.ipynb #e619582e
+# %% ../nbs/14ag_pet_studies.ipynb #c24e3afd
 SIDE = 200 # px; as the pictures are
 
 def folds_study(
@@ -208,7 +201,7 @@ def folds_study(
     size: int = SIDE # side of the pictures, px
 ) -> tuple: # measures, data, split, seeds
     "Stratified grouped five-fold cross-validation of a linear probe on frozen Lite0 features, and the labels that it doubts"
-    rows, about = _stored()
+    rows, about = stored_pets()
     features = cache_features(vision_body('lite0'), Pictures(rows.path, size, open_pet))
     probs = out_of_fold_probs(features, rows.label, rows.fold, PETS)
     right = probs.argmax(1) == np.array([PETS.index(c) for c in rows.label])
@@ -236,7 +229,7 @@ def probe_run(
     return out | {'l2': min(tried, key=lambda r: r['loss'])['l2'], 'seconds': spent(began, end),
                   'seconds_features': spent(began, seen), 'seconds_fit': spent(seen, end)}
 
-# %% ../nbs/14ag_pet_studies.ipynb #19e67eac
+# %% ../nbs/14ag_pet_studies.ipynb #48cbb4c4
 _TIMES = ('seconds_features', 'seconds_fit')
 
 def _once(run, part, rows, about, n):
@@ -252,7 +245,7 @@ def probe_study(
     size: int = SIDE # side of the pictures, px
 ) -> tuple: # measures, data, split, seeds
     "A linear layer on frozen Lite0 features, chosen by the validation part and judged once, with the seconds that it took"
-    rows, about = _stored()
+    rows, about = stored_pets()
     run = run_jobs(probe_run, {'probe': dict(rows=rows, size=size)}, folder, 0)['probe']
     return _once(run, ['l2'], rows, about, len(rows))
 
@@ -273,26 +266,26 @@ def classic_run(
     out = {p: model.predict(x[rows.part == p]).astype(int).tolist() for p in ('valid', 'test')}
     return out | {'seconds': spent(began, fitted), 'seconds_features': spent(began, seen), 'seconds_fit': spent(seen, fitted)}
 
-# %% ../nbs/14ag_pet_studies.ipynb #a53a60ba
+# %% ../nbs/14ag_pet_studies.ipynb #f78c93bb
 def classic_study(
     folder: Path, # where the run leaves its answers
     workers: int # not used
 ) -> tuple: # measures, data, split, seeds
     "Features made by hand and a support vector machine, as in 2008: learns from the training part, judged once"
-    rows, about = _stored()
+    rows, about = stored_pets()
     run = run_jobs(classic_run, {'classic': dict(rows=rows, seed=42)}, folder, 0)['classic']
     measures, about, split, _ = _once(run, [], rows, about, len(rows))
     for k in ('log_loss', 'auc', 'ece', 'errors'): del measures[k] # it says cat or dog, and not how sure it is
     return measures, about, split, (42,)
 
-# %% ../nbs/14ag_pet_studies.ipynb #1f21734c
+# %% ../nbs/14ag_pet_studies.ipynb #4cb6ae45
 _SEEDS = (0, 1, 2)
 SEED_WAY = dict(arch='plain_cnn', epochs=40, size=128, bs=32, lr=1e-3, schedule='plateau', patience=10, mixup=0., smoothing=0., decay=0.,
                 block={'augment': .5, 'min_scale': .8}) # decay=0: the weights themselves, not their average
 
 def _in_full(recipe, folder, workers):
     "Train with three seeds, judge on the test part"
-    rows, about = _stored()
+    rows, about = stored_pets()
     job = lambda s: recipe | dict(rows=rows, seed=s, judge=['valid', 'test'], mirror=True, folder=Path(folder)/'checkpoints'/f'seed{s}')
     runs = list(run_jobs(learn_pets, {f'seed{s}': job(s) for s in _SEEDS}, folder, workers).values())
     test, valid = (rows[rows.part == p] for p in ('test', 'valid'))
@@ -335,13 +328,13 @@ def choosy(
     curve = abstention_curve(np.maximum(p, 1 - p), (p > .5) == np.asarray(is_dog), skips=skips)
     return max(curve, key=lambda r: r['pass_visit']) | {'pass_first': curve[0]['pass_answered']}
 
-# %% ../nbs/14ag_pet_studies.ipynb #1d42597f
+# %% ../nbs/14ag_pet_studies.ipynb #24c0b4f7
 def model_study(
     folder: Path, # for single runs; there are none
     workers: int # not used
 ) -> tuple: # measures, data, split, seeds
     "The shipped model on test pictures that it never saw, one by one as they come"
-    bundle, (rows, about) = load_bundle(find_bundle('pets')), _stored()
+    bundle, (rows, about) = load_bundle(find_bundle('pets')), stored_pets()
     test = rows[rows.part == 'test'].reset_index(drop=True)
     p = [bundle.predict([open_pet(f)])[0]['p_dog'] for f in progress(test.path, 'pictures', total=len(test))]
     measures = judge_pets(p, test) | {'choosy': choosy(p, test.label == PETS[1]), 'errors': pet_errors([p], test)}

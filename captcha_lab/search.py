@@ -6,7 +6,7 @@
 __all__ = ['SEARCH', 'check_database', 'open_study', 'pet_space', 'ReportTrial', 'search_trial', 'importances', 'search_pets',
            'plot_importances', 'search_study']
 
-# %% ../nbs/14ah_search.ipynb #461bf3b2
+# %% ../nbs/14ah_search.ipynb #e27abbb2
 import contextlib
 import sqlite3
 import tempfile
@@ -21,10 +21,9 @@ from fastai.callback.core import Callback
 
 from .challenge_fit import GREY, OURS
 from .core import InputError, progress
-from .data import fetch, registry
 from .pet_studies import BASE, fewer_pets, learn_pets, seeds_right, square_copies, switch_table
-from .pets import PETS, pet_rows
-from .runs import is_folder
+from .pets import PETS
+from .runs import is_folder, stored_pets
 from .small_cnn import SMALL_CNNS
 from .study import run_jobs
 
@@ -184,7 +183,7 @@ def importances(
     found = get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=seed))
     return {k: round(float(v), 4) for k, v in sorted(found.items(), key=lambda o: -o[1])}
 
-# %% ../nbs/14ah_search.ipynb #31ec0037
+# %% ../nbs/14ah_search.ipynb #dac59e02
 def _check_numbers(n_trials, workers, epochs, n_train):
     "Raise `InputError` on what can't be counted"
     found = ('trials', n_trials, 1), ('workers', workers, 0), ('epochs', epochs, 1), ('pictures to learn from', n_train, 2)
@@ -216,7 +215,7 @@ def search_pets(
     study = open_study(storage, recipe)
     left = range(len(_done(study)), n_trials)
     if left:
-        rows = pet_rows(data, None) if own else pet_rows(fetch(data), data)
+        rows, _ = stored_pets(data)
         rows = rows[rows.part != 'test'].reset_index(drop=True)
         if n_train: rows = fewer_pets(rows, n_train)
         with tempfile.TemporaryDirectory() as copies:
@@ -248,7 +247,7 @@ def plot_importances(
     ax.tick_params('y', length=0)
     return ax
 
-# %% ../nbs/14ah_search.ipynb #0ad3e65a
+# %% ../nbs/14ah_search.ipynb #4cd16eee
 SEARCH = dict(n_trials=60, seed=42, epochs=4, n_train=3000, data='pets')
 
 def _search_run(job):
@@ -268,11 +267,10 @@ def search_study(
     "Sixty trials of four epochs on 3,000 pictures; then the best settings and the base of the switches, with all, judged on the test part"
     search = SEARCH | dict(storage=str(Path(folder)/'search.db'), workers=workers)
     found = run_jobs(_search_run, {'search': search}, folder, 0)['search']
-    rows = pet_rows(fetch('pets'), 'pets')
+    rows, about = stored_pets()
     table, test = {'base': BASE, 'best': BASE | _settings(found['best'])}, rows[rows.part == 'test']
     jobs = {f'{n}_seed{s}': o | dict(rows=rows, seed=s, judge=['valid', 'test']) for n, o in table.items() for s in seeds}
     runs = run_jobs(learn_pets, jobs, folder, workers)
     measures = switch_table({n: [runs[f'{n}_seed{s}'] for s in seeds] for n in table}, test, part='test')
-    about = {'id': 'pets', 'n': len(rows), 'sha256': registry('pets')['sources'][0]['sha256']}
     split = f"searched on {SEARCH['n_train']} pictures by the validation part; compared on the {len(test)} of the test part"
     return measures | {k: v for k, v in found.items() if k != 'seconds'}, about, split, seeds

@@ -134,7 +134,7 @@ def test_choosy_is_never_worse_than_who_takes_all():
 # ---- cards
 
 def test_a_study_leaves_a_card(tmp_path, toy, monkeypatch):
-    for name, new in (('pet_rows', lambda *a: toy), ('fetch', str), ('SIDE', 64)): monkeypatch.setattr(f'captcha_lab.pet_studies.{name}', new)
+    for name, new in (('pets.pet_rows', lambda *a: toy), ('runs.fetch', str), ('pet_studies.SIDE', 64)): monkeypatch.setattr(f'captcha_lab.{name}', new)
     card = run_study('pets_classic', tmp_path)
     assert load_cards(tmp_path)['pets_classic']['measures']['accuracy'] == card['measures']['accuracy']
     assert card['about'] and card['data']['id'] == 'pets' and card['measures']['accuracy']['value'] > .9
