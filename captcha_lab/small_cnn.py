@@ -11,12 +11,12 @@ from torch import nn
 
 from .core import InputError
 
-# %% ../nbs/05d_small_cnn.ipynb #15a66c07
-SMALL_CNNS = { # widths: features of each stage; blocks: in each of them; stem: features of the first convolution
-    'pet_cnn': {'widths': (48, 96, 192, 384), 'blocks': 1, 'stem': 32},
-    'pet_cnn_shallow': {'widths': (48, 96, 192), 'blocks': 1, 'stem': 32},
-    'pet_cnn_deep': {'widths': (48, 96, 192, 384), 'blocks': 2, 'stem': 32},
-    'pet_cnn_wide': {'widths': (64, 128, 256, 512), 'blocks': 1, 'stem': 32},
+# %% ../nbs/05d_small_cnn.ipynb #9017abb8
+SMALL_CNNS = { # widths: features of each stage; blocks: in each of them; stem: features of the first convolutions
+    'pet_cnn': {'widths': (64, 128, 256, 512), 'blocks': 1, 'stem': (24, 32, 64)},
+    'pet_cnn_shallow': {'widths': (64, 128, 256), 'blocks': 1, 'stem': (24, 32, 64)},
+    'pet_cnn_deep': {'widths': (64, 128, 256, 512), 'blocks': 2, 'stem': (24, 32, 64)},
+    'pet_cnn_narrow': {'widths': (32, 64, 128, 256), 'blocks': 1, 'stem': (12, 16, 32)},
     'plain_cnn': {'widths': (32, 64, 128)}} # no blocks: plain stages
 
 def _conv(n_in, n_out, stride=1, side=3):
@@ -39,12 +39,18 @@ def _plain(widths):
     pairs = zip((3, *widths), widths)
     return [nn.Sequential(nn.Conv2d(a, b, 3, padding=1), nn.ReLU(inplace=True), nn.BatchNorm2d(b), nn.MaxPool2d(2)) for a, b in pairs]
 
-def _stages(widths, blocks=0, stem=0):
+def _stem(widths):
+    "Three convolutions, the first with stride 2, and the largest of nine pixels at every second place"
+    pairs = zip((3, *widths), widths)
+    convs = [layer for i, (a, b) in enumerate(pairs) for layer in (*_conv(a, b, 1 if i else 2), nn.ReLU(inplace=True))]
+    return nn.Sequential(*convs, nn.MaxPool2d(3, 2, 1))
+
+def _stages(widths, blocks=0, stem=()):
     "The parts of a network, one after another"
     if not blocks: return _plain(widths)
-    stages = [nn.Sequential(*_conv(3, stem, 2), nn.ReLU(inplace=True))]
-    for a, b in zip((stem, *widths), widths):
-        stages.append(nn.Sequential(_Residual(a, b, 2), *(_Residual(b, b, 1) for _ in range(blocks - 1))))
+    stages = [_stem(stem)]
+    for i, (a, b) in enumerate(zip((stem[-1], *widths), widths)):
+        stages.append(nn.Sequential(_Residual(a, b, 2 if i else 1), *(_Residual(b, b, 1) for _ in range(blocks - 1))))
     return stages
 
 def small_cnn(

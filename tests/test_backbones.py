@@ -19,7 +19,7 @@ from torch import nn
 
 from captcha_lab.backbones import (MemoryImageBlock, Pictures, cache_features, extract_features, fine_tune_phases, linear_probe,
                                    picture_learner, set_size)
-from captcha_lab.bodies import LITE0_STATS, lite0, lite0_weights, vision_body
+from captcha_lab.bodies import LITE_STATS, LITES, lite, lite_weights, vision_body
 from captcha_lab.core import InputError, ModelError, seed_everything
 from captcha_lab.data import open_image
 
@@ -67,19 +67,20 @@ def test_every_tensor_has_its_place():
         part = key.split('.')
         if part[0] != '_blocks': return f'{outside[part[0]]}.{part[1]}'
         return f'blocks.{places[int(part[1])]}.{(usual if part[1] != "0" else first)[part[2]]}.{part[3]}'
-    got = lite0_weights()
+    got = lite_weights()
     assert len(got) == len(theirs) == 296
     assert all(torch.equal(got[ours(k)], v) for k, v in theirs.items())
 
 
-def test_lite0_is_as_it_was_trained():
-    net = lite0()
+@pytest.mark.parametrize('name', LITES)
+def test_a_lite_is_as_it_was_trained(name):
+    net = lite(name)
     norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
     assert {m.eps for m in norms} == {.001}
     assert all((m.running_var != 1).any() and (m.running_mean != 0).any() for m in norms)
     assert {type(m).__name__ for m in net.modules() if 'ReLU' in type(m).__name__} == {'ReLU6'}
     assert type(net.conv_stem).__name__ == 'Conv2dSame'
-    assert LITE0_STATS == ([127/255]*3, [128/255]*3)
+    assert LITE_STATS == ([127/255]*3, [128/255]*3)
 
 
 def test_a_pickle_with_code_is_not_run(tmp_path, monkeypatch):
@@ -87,15 +88,15 @@ def test_a_pickle_with_code_is_not_run(tmp_path, monkeypatch):
     class Evil:
         def __reduce__(self): return os.mkdir, (str(tmp_path/'ran'),)
     torch.save({'a': Evil()}, tmp_path/'evil.pth')
-    monkeypatch.setattr('captcha_lab.bodies._lite0_file', lambda: tmp_path/'evil.pth')
-    with pytest.raises(Exception, match='(?i)weights.only'): lite0_weights()
+    monkeypatch.setattr('captcha_lab.bodies._lite_file', lambda name: tmp_path/'evil.pth')
+    with pytest.raises(Exception, match='(?i)weights.only'): lite_weights()
     assert not (tmp_path/'ran').exists()
 
 
 def test_weights_of_another_network(tmp_path, monkeypatch):
     torch.save({'a.weight': torch.zeros(1)}, tmp_path/'other.pth')
-    monkeypatch.setattr('captcha_lab.bodies._lite0_file', lambda: tmp_path/'other.pth')
-    with pytest.raises(ModelError, match='do not fit'): lite0()
+    monkeypatch.setattr('captcha_lab.bodies._lite_file', lambda name: tmp_path/'other.pth')
+    with pytest.raises(ModelError, match='do not fit'): lite()
 
 
 # ---- without a network

@@ -24,7 +24,7 @@ from captcha_lab.tasks import TASKS, task_of
 
 torch = pytest.importorskip('torch')
 from captcha_lab.backbones import linear_head  # noqa: E402
-from captcha_lab.bodies import LITE0_STATS, vision_body  # noqa: E402
+from captcha_lab.bodies import LITE_STATS, vision_body  # noqa: E402
 from captcha_lab.cnn import LetterCNN  # noqa: E402
 from captcha_lab.crnn import CRNN  # noqa: E402
 
@@ -627,7 +627,7 @@ def test_task_of():
 
 CLASSES = ['Bus', 'Car', 'Palm', 'Traffic Light']
 TILE_META = dict(name='toy', task='tiles', arch='lite0', arch_args={'n_symbols': 4, 'mirror': True}, vocab=CLASSES, card={'name': 'toy'},
-                 input=dict(mode='RGB', height=64, width=64, min_width=64, max_width=64), norm=dict(zip(('mean', 'std'), LITE0_STATS)),
+                 input=dict(mode='RGB', height=64, width=64, min_width=64, max_width=64), norm=dict(zip(('mean', 'std'), LITE_STATS)),
                  thresholds={'Bus': .5, 'Car': 0, 'Palm': 1, 'Traffic Light': .25})
 
 
@@ -668,7 +668,7 @@ def test_tiles_there_and_back(street, tmp_path):
     state = round_weights(net.state_dict())
     net.load_state_dict(state)
     x = np.stack([bundle.prepare(o) for o in TILES])
-    mean, std = (torch.tensor(o).view(3, 1, 1) for o in LITE0_STATS)
+    mean, std = (torch.tensor(o).view(3, 1, 1) for o in LITE_STATS)
     planes = (torch.tensor(x).permute(0, 3, 1, 2)/255 - mean)/std
     with torch.no_grad(): expected = ((net(planes) + net(planes.flip(-1)))/2).sigmoid().numpy()
     assert np.abs(np.exp(bundle.run(x)) - expected).max() < 1e-5 and expected.std() > .1
