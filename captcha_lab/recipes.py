@@ -388,9 +388,9 @@ def powered(
     "A share to the power of `times`, and so its interval: what an accuracy means for a challenge if errors don't come together"
     return measure | {'value': measure['value']**times, 'ci95': [o**times for o in measure['ci95']]}
 
-# %% ../nbs/13c_recipes.ipynb #f75fc24a
+# %% ../nbs/13c_recipes.ipynb #1ddec521
 class PetsRecipe(_PictureRecipe):
-    "A network that tells dogs from cats; a sample is a row of `captcha_lab.pets.pet_rows`"
+    "A network that tells dogs from cats; a sample is a row of `captcha_lab.pet_table.pet_rows`"
     metric = 'accuracy' # the column of the history that is drawn beside the losses
     vocab = TASKS['pets'].defaults['vocab']
     sheet = 1.6, 1.9, 7 # of predictions: width and height (inches) of a picture on it, size of letters (points)

@@ -185,12 +185,12 @@ def _dealt(rows):
     "Samples of each part: rows of the table"
     return tuple(list(rows[rows.part == p].itertuples(index=False, name='Sample')) for p in ('train', 'valid', 'test'))
 
-# %% ../nbs/14a_runs.ipynb #68f31518
+# %% ../nbs/14a_runs.ipynb #292eeb36
 def stored_pets(
     data: str = 'pets' # a data set of the registry with cats and dogs, or a folder of them
-) -> tuple: # the table of `captcha_lab.pets.pet_rows`, and what a run card should say of it
+) -> tuple: # the table of `captcha_lab.pet_table.pet_rows`, and what a run card should say of it
     "Photos from files, with the committed split of the known set or a fresh one that keeps duplicates together"
-    from captcha_lab.pets import pet_rows
+    from captcha_lab.pet_table import pet_rows
     folder, split, about = _found(data, 'pets', 'Use pets, or a folder with cats and dogs')
     rows = pet_rows(folder, split)
     return rows, about | {'n': len(rows)}

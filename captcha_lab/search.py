@@ -6,7 +6,7 @@
 __all__ = ['SEARCH', 'check_database', 'open_study', 'pet_space', 'ReportTrial', 'search_trial', 'importances', 'search_pets',
            'plot_importances', 'search_study']
 
-# %% ../nbs/14ah_search.ipynb #e27abbb2
+# %% ../nbs/14ah_search.ipynb #202694da
 import contextlib
 import sqlite3
 import tempfile
@@ -22,7 +22,7 @@ from fastai.callback.core import Callback
 from .challenge_fit import GREY, OURS
 from .core import InputError, progress
 from .pet_studies import BASE, fewer_pets, learn_pets, seeds_right, square_copies, switch_table
-from .pets import PETS
+from .pet_table import PETS
 from .runs import is_folder, stored_pets
 from .small_cnn import SMALL_CNNS
 from .study import run_jobs

@@ -12,7 +12,8 @@ from PIL import Image
 from captcha_lab.backbones import ResizeBatch
 from captcha_lab.bodies import vision_body
 from captcha_lab.core import DataError, InputError, seed_everything
-from captcha_lab.pets import PETS, open_pet, pet_id, pet_probs, pet_rows, pets_block, pets_learner, train_pets, write_submission
+from captcha_lab.pet_table import PETS, open_pet, pet_id, pet_rows, write_submission
+from captcha_lab.pets import pet_probs, pets_block, pets_learner, train_pets
 from captcha_lab.small_cnn import SMALL_CNNS, small_cnn
 
 N = 48
@@ -199,10 +200,34 @@ def test_sizes_share_the_epochs(rows):
         def before_batch(self): seen.append((self.learn.epoch, self.x.shape[-1]))
     learn, _ = train_pets(rows, 5, 'pet_cnn_shallow', sizes=(32, 40, 48), bs=16, learner={'cbs': Note()})
     assert list(dict.fromkeys(seen)) == [(0, 32), (1, 32), (2, 40), (3, 40), (4, 48)]
-    assert [t.size for t in learn.dls.valid.after_batch.fs if isinstance(t, ResizeBatch)] == [48]
+    assert not [t for t in learn.dls.valid.after_batch.fs if isinstance(t, ResizeBatch)] # augmentation scales; without it:
+    plain, _ = train_pets(rows, 1, 'pet_cnn_shallow', sizes=(32,), bs=16, block={'augment': 0})
+    assert [t.size for t in plain.dls.valid.after_batch.fs if isinstance(t, ResizeBatch)] == [32]
     assert 'grow' not in [c.name.strip('_') for c in learn.cbs]
     files = rows.path[:4].tolist() # asked at any size, whatever it was trained at last
     assert not np.array_equal(pet_probs(learn, files, 32), pet_probs(learn, files, 48))
+
+
+def test_zooming_shows_detail(tmp_path):
+    "A small picture of a part is cut from the large one in memory: fine stripes are still there"
+    stripes = (np.indices((96, 96, 3))[1]//3 % 2*255).astype(np.uint8)
+    items = pd.DataFrame([{'path': str(tmp_path/f'cat.{i}.png'), 'label': PETS[i % 2], 'part': 'train' if i < 30 else 'valid'} for i in range(32)])
+    for path in items.path: Image.fromarray(stripes).save(path)
+    def contrast(**options):
+        seen = []
+        class Note(Callback):
+            def before_batch(self): seen.append(self.x.std((1, 2, 3)).mean().item()) if self.training else None
+        train_pets(items, 1, 'pet_cnn_shallow', bs=30, block={'min_scale': .3}, learner={'cbs': Note()}, **options)
+        return seen[0]
+    assert contrast(sizes=(48, 96)) > 1.3*contrast(size=48)
+
+
+def test_begins_with_a_probe(rows, tmp_path, monkeypatch):
+    monkeypatch.setenv('CAPTCHA_LAB_DATA', str(tmp_path))
+    hardly = dict(epochs=1, arch='lite0', size=32, bs=8, lr=1e-7, frozen=0)
+    (_, cold), (_, warm) = (train_pets(rows, probe=probe, **hardly) for probe in (False, True))
+    assert warm[-1]['valid_loss'] < .5 < cold[-1]['valid_loss'] and [r['phase'] for r in warm] == ['all']
+    assert list(tmp_path.rglob('*.npy')) # the features, for the next time
 
 
 @pytest.mark.parametrize('options, what', [({'size': 16}, 'too small'), ({'arch': 'pet_net'}, 'unknown network'), ({'schedule': 'cosine'}, 'unknown schedule'),
