@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['STUDIES', 'run_study']
 
-# %% ../nbs/14b_results.ipynb #06094995
+# %% ../nbs/14b_results.ipynb #51135cfb
 import json
 import time
 from pathlib import Path
@@ -17,8 +17,8 @@ from .defence import defence_study
 from .leak_study import leak_study
 from .letter_studies import curve_study, level0_study, levels_study, ways_study
 from .metrics import share
-from .pet_studies import classic_study, folds_study, model_study as pets_model_study, pretrained_study, probe_study
-from .pet_studies import scratch_study, seed_study, switches_study
+from .pet_studies import classic_study, folds_study, frozen_study, model_study as pets_model_study, pretrained_study
+from .pet_studies import probe_study, scratch_study, seed_study, switches_study
 from .render import font_sets
 from .runs import judge, rendered_samples, stored_samples
 from .search import search_study
@@ -120,14 +120,15 @@ def _rendered_fonts(folder, workers):
     about = {'id': 'rendered', 'level': 1, 'n': 4000, 'length': '4-6', 'seed': '50, 51'}
     return measures, about, '4,000 images of one family to learn from, 500 of each to read', (0,)
 
-# %% ../nbs/14b_results.ipynb #a542cfdc
+# %% ../nbs/14b_results.ipynb #9b28ac65
 STUDIES = {'ctc_captcha_v2_cv': _captcha_v2_cv, 'ctc_captcha_v2_cv_pretrained': _captcha_v2_cv_pretrained,
            'ctc_captcha_v2_split': _captcha_v2_split, 'ctc_captcha_v2_curve': _captcha_v2_curve,
            'ctc_rendered_lengths': _rendered_lengths, 'ctc_rendered_levels': _rendered_levels,
            'ctc_rendered_fonts': _rendered_fonts, 'letters_level0': level0_study, 'letters_levels': levels_study,
            'letters_ways': ways_study, 'letters_curve': curve_study, 'tiles_leak': leak_study, 'tiles_labels': labels_study,
            'tiles_recipe': recipe_study, 'tiles_losses': losses_study, 'tiles_model': model_study,
-           'defence_tiles': defence_study, 'pets_switches': switches_study, 'pets_folds': folds_study, 'pets_probe': probe_study,
+           'defence_tiles': defence_study, 'pets_switches': switches_study, 'pets_frozen': frozen_study,
+           'pets_folds': folds_study, 'pets_probe': probe_study,
            'pets_classic': classic_study, 'pets_scratch': scratch_study, 'pets_pretrained': pretrained_study,
            'pets_seed': seed_study, 'pets_model': pets_model_study, 'pets_search': search_study}
 

@@ -254,7 +254,7 @@ def _met(meta, about, part):
     if part == 'valid' and data.get('tune') != 'corrected': return f"the model's {tuned} found on the valid part"
     return f'the model learnt from some of these {things}'
 
-# %% ../nbs/14zb_train_cli.ipynb #a15deaa6
+# %% ../nbs/14zb_train_cli.ipynb #3c0b020f
 _SMALL_PETS = { # what is not given, by whether it's pretrained; with --full see `captcha_lab.pets.FULL_RUNS`
     False: dict(trimmed=1000, size=64, epochs=10, bs=64, lr=4e-3, mixup=0., smoothing=.1),
     True: dict(trimmed=150, size=96, epochs=2, bs=64, lr=2e-3, mixup=0., smoothing=.1)}
@@ -265,7 +265,7 @@ def train_pets(
     data: str = typer.Option('pets', help='pets, or a folder of cat.*, dog.*, or with folders cat and dog.'),
     full: bool = typer.Option(None, '--full', help='All photos, larger, for longer: hours on two cores.'),
     trimmed: int = typer.Option(None, min=0, help='Photos of each kind to learn from, 0 = all; 1000, pretrained 150.'),
-    arch: str = typer.Option('pet_cnn', help='pet_cnn, _shallow, _deep, _wide; plain_cnn; lite0, or one of torchvision or timm.'),
+    arch: str = typer.Option('pet_cnn', help='pet_cnn, _shallow, _deep, _narrow; plain_cnn; lite0, or one of torchvision or timm.'),
     pretrained: bool = typer.Option(None, help='Begin with the weights of ImageNet; if not given, where there are any.'),
     size: int = typer.Option(None, min=32, max=512, help='Side of the pictures, px; 64, pretrained 96; --full growing to 128, 200.'),
     epochs: int = typer.Option(None, min=1, help='Passes over the photos; 10, pretrained 2; --full 60, 2.'),
