@@ -1,12 +1,14 @@
 "What tools/ does, on small examples"
 import base64
+import hashlib
 import io
 import json
+import tarfile
 from pathlib import Path
 
 import pytest
 
-from tools import blank, links, readme, sidebar
+from tools import blank, data_cards, links, npm, readme, sidebar
 from tools.notebook import body, notebooks, options, outside_code, read
 
 
@@ -47,6 +49,7 @@ def test_options_and_body():
 
 def test_outside_code():
     assert outside_code('a `a`\n```\na\n```\na', str.upper) == 'A `a`\n```\na\n```\nA'
+    assert outside_code('[`a`](b), [`c`](d) `e`', str.upper) == '[`A`](B), [`C`](D) `e`', 'linked code is a link first'
 
 
 def test_notebooks_leaves_out_scratch(tmp_path):
@@ -105,10 +108,13 @@ def test_blank_writes_every_lesson(tmp_path):
 def test_sidebar(tmp_path):
     save(tmp_path/'index.ipynb', notebook(md('# Home')))
     save(tmp_path/'00_core.ipynb', notebook(cell('#| default_exp core'), md('# Core')))
-    for p in ('lessons/02_b.ipynb', 'lessons/solutions/02_b.ipynb'): save(tmp_path/p, notebook(md('# B\n\n> b')))
-    first, lessons, solutions, library = sidebar.contents(tmp_path)
-    assert first['href'] == 'index.ipynb'
-    assert lessons['contents'] == [{'text': '2. B', 'href': 'lessons/02_b.ipynb'}]
+    for p in ('lessons/00_b.ipynb', 'lessons/01_b.ipynb', 'lessons/01a_b.ipynb', 'lessons/02_b.ipynb', 'lessons/solutions/02_b.ipynb'): save(tmp_path/p, notebook(md('# B\n\n> b')))
+    for p in ('try.qmd', 'about.qmd'): (tmp_path/p).touch()
+    first, trying, lessons, solutions, library, about = sidebar.contents(tmp_path)
+    assert (first['href'], trying['href']) == ('index.ipynb', 'try.qmd')
+    assert about == {'section': 'About', 'contents': [{'text': 'About', 'href': 'about.qmd'}]}
+    assert [o['text'] for o in lessons['contents']] == ['0. B', '1. B', '1a. B', '2. B']
+    assert lessons['contents'][-1] == {'text': '2. B', 'href': 'lessons/02_b.ipynb'}
     assert solutions['contents'][0]['href'] == 'lessons/solutions/02_b.ipynb'
     assert library['contents'] == [{'text': 'core', 'href': '00_core.ipynb'}]
 
@@ -117,8 +123,8 @@ def test_sidebar(tmp_path):
 
 @pytest.mark.parametrize('page, trouble', [
     ('<a href="b.html#x">', None), ('<a href="b.html#y">', 'no anchor'), ('<a href="c.html">', 'no file'), ('<a href="https://x.org">', None), ('<a href="#here"><p id="here">', None),
-    ('<img src="https://x.org/a.png">', 'loads'), ('<script src="//x.org/a.js">', 'loads'), ('<link rel="canonical" href="https://x.org">', None), ('<a href="mailto:a@b.c">', None),
-    ('<img alt="x" src="no.png">', 'no file'), ('<a href="sub/">', None), ('<a data-href="no.html">', None)])
+    ('<img alt="x" src="https://x.org/a.png">', 'loads'), ('<script src="//x.org/a.js">', 'loads'), ('<link rel="canonical" href="https://x.org">', None), ('<a href="mailto:a@b.c">', None),
+    ('<img alt="x" src="no.png">', 'no file'), ('<img src="b.html">', 'no alt text'), ('<img alt="" src="b.html">', 'no alt text'), ('<a href="sub/">', None), ('<a data-href="no.html">', None)])
 def test_bad_links(tmp_path, page, trouble):
     (tmp_path/'sub').mkdir()
     (tmp_path/'sub'/'index.html').write_text('')
@@ -236,6 +242,65 @@ def test_finish_needs_no_other_site(site, tmp_path):
     site.finish(tmp_path)
     assert (tmp_path/'sub'/'a.html').read_text() == '<script src="../site_libs/katex/auto-render.min.js">' and (tmp_path/'b.css').read_text() == 'p{}'
     assert (tmp_path/'site_libs'/'katex'/'katex.min.js').exists() and (tmp_path/'.nojekyll').exists()
+
+
+def test_figure_without_alt_text_is_noticed(site, tmp_path):
+    (tmp_path/'a.png').touch()
+    (tmp_path/'a.html').write_text(site.figure('a.png', {}, None, {}))
+    assert 'no alt text' in links.bad_links(tmp_path)[0]
+
+
+def test_frame_is_accessible(site):
+    page = site.accessible('<body class="nav"><a data-bs-target="#part-1" role="navigation"></a><i class="bi" role="img"></i></body>', '../')
+    assert '<body class="nav"><a class="visually-hidden-focusable" href="#quarto-document-content">' in page
+    assert 'href="#part-1" data-bs-target="#part-1" role="button"' in page and '<i class="bi" aria-hidden="true"></i>' in page
+    assert page.endswith('<script src="../scroll.js"></script></body>')
+
+
+# ---- cards, packages from npm, the page that reads
+
+def test_data_cards_are_up_to_date():
+    assert not data_cards.main(['--check'])
+    assert '| images | as many as you ask for |' in data_cards.page()
+
+
+def archive(path, **files):
+    "An archive as npm makes it, and the package that describes it"
+    with tarfile.open(path, 'w:gz') as tar:
+        for name, content in files.items():
+            member = tarfile.TarInfo(f'package/{name}')
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return npm.Package('1', base64.b64encode(hashlib.sha512(path.read_bytes()).digest()).decode(), ('a',))
+
+
+def test_npm_unpacks_what_it_knows(tmp_path):
+    package = archive(tmp_path/'p.tgz', a=b'kept', b=b'left')
+    (tmp_path/'to').mkdir()
+    npm.unpack(tmp_path/'p.tgz', package, tmp_path/'to')
+    assert {p.name: p.read_bytes() for p in (tmp_path/'to').iterdir()} == {'a': b'kept'}
+    with pytest.raises(ValueError, match='checksum'): npm.unpack(tmp_path/'p.tgz', package._replace(integrity='x'), tmp_path/'to')
+
+
+def test_npm_says_what_is_missing(own_data, monkeypatch, capsys):
+    monkeypatch.setattr(npm.shutil, 'which', lambda name: None)
+    assert npm.fetch('axe-core') is None
+    assert capsys.readouterr().out == 'no axe-core: npm is not installed\n'
+
+
+def test_try_page(tmp_path, monkeypatch):
+    from tools import try_page
+    (tmp_path/'ort').mkdir()
+    (tmp_path/'ort'/'ort.mjs').touch()
+    monkeypatch.setattr(try_page, 'MANY', 2)
+    monkeypatch.setattr(try_page.npm, 'fetch', lambda name: tmp_path/'ort')
+    assert try_page.build(tmp_path)
+    page = json.loads((tmp_path/'try'/'readers.json').read_text(encoding='utf-8'))
+    assert [r['name'] for r in page['readers']] == ['ctc_rendered', 'ctc_captcha_v2'] and page['readers'][0]['input']['height'] == 50
+    assert {s['reader'] for s in page['sets']} == {r['name'] for r in page['readers']}
+    assert all((tmp_path/'try'/f).exists() for f in ['onnxruntime-web/ort.mjs', *(r['file'] for r in page['readers']), *(i['file'] for s in page['sets'] for i in s['images'])])
+    monkeypatch.setattr(try_page.npm, 'fetch', lambda name: None)
+    assert not try_page.build(tmp_path/'without')
 
 
 @pytest.mark.nbdev

@@ -1,9 +1,9 @@
-"What is wrong with the links of a built site: `bad_links`"
+"What is wrong with the links and pictures of a built site: `bad_links`"
 import html
 import re
 
 TAG = re.compile(r'<(\w+)\b([^>]*)>')
-ATTR = re.compile(r'(?<![\w-])(src|href|rel|id)="([^"]*)"')
+ATTR = re.compile(r'(?<![\w-])(src|href|rel|id|alt)="([^"]*)"')
 LOADS = {'script', 'link', 'img', 'source', 'iframe'}  # tags that make a browser fetch something
 
 
@@ -21,6 +21,7 @@ def tags(page):
 def trouble(path, tag, attrs, ids):
     "What is wrong with one link, or nothing"
     url = attrs.get('src', attrs.get('href'))
+    if tag == 'img' and not attrs.get('alt'): return f'no alt text {url:.80}'
     if url is None or re.match(r'(mailto|data|javascript):', url): return None
     if re.match(r'(https?:)?//', url): return f'{tag} loads {url}' if tag in LOADS and attrs.get('rel') != 'canonical' else None
     file, _, anchor = url.partition('#')
@@ -31,7 +32,7 @@ def trouble(path, tag, attrs, ids):
 
 
 def bad_links(site):
-    "Links of a built site that go nowhere, and things a page would load from another site"
+    "Links of a built site that go nowhere, pictures without alt text, and things a page would load from another site"
     ids, bad = {}, []
     for path in sorted(site.rglob('*.html')):
         found = (trouble(path, tag, attrs, ids) for tag, attrs in tags(path.read_text(encoding='utf-8')))

@@ -35,5 +35,5 @@ def body(source):
 
 def outside_code(markdown, change):
     "Apply `change` to the parts of a Markdown text that are not code"
-    parts = re.split(r'(^```.*?^```|^~~~.*?^~~~|`[^`\n]+`(?!\]))', markdown, flags=re.M | re.S)
+    parts = re.split(r'(^```.*?^```|^~~~.*?^~~~|`(?!\]\()[^`\n]+`(?!\]))', markdown, flags=re.M | re.S)
     return ''.join(p if i % 2 else change(p) for i, p in enumerate(parts))

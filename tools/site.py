@@ -1,7 +1,7 @@
 """The docs site without Quarto: `python -m tools.site [--fast]`
 
 nbdev processes the notebooks (into `_proc`), `stage` makes them plain (`_site_src`), smalldocs renders them, `finish` makes the result
-self-contained (`_docs`), and a dead link fails the build. `--fast` keeps what nbdev processed before, if a notebook didn't change."""
+self-contained (`_docs`), and a dead link or a picture without alt text fails the build. `--fast` keeps what nbdev processed before, if a notebook didn't change."""
 import base64
 import html
 import json
@@ -14,13 +14,19 @@ from pathlib import Path
 
 import yaml
 
-from tools import sidebar
+from tools import sidebar, try_page
 from tools.links import bad_links
 from tools.notebook import NBS, ROOT, options, outside_code, read, text
 from tools.run_nbs import last_state
 
 KATEX_CDN = re.compile(r'https://cdn\.jsdelivr\.net/npm/katex@[\d.]+/dist/(?:contrib/)?')
 FONT_IMPORT = re.compile(r'@import\s+url\(["\']?https?:[^)]*\)[^;]*;')
+FRAME = {  # of every page, as smalldocs makes it: what to write in its place
+    ' role="img"></i>': ' aria-hidden="true"></i>',
+    '<nav class="navbar ': '<nav aria-label="Site" class="navbar ',
+    '<nav id="quarto-sidebar" ': '<nav id="quarto-sidebar" aria-label="Pages" ',
+    '<nav class="quarto-secondary-nav">': '<nav class="quarto-secondary-nav" aria-label="Where you are">',
+    '<div id="quarto-margin-sidebar" ': '<div id="quarto-margin-sidebar" role="complementary" aria-label="This page" '}
 KINDS = dict(fig='Figure', tbl='Table')
 
 
@@ -111,7 +117,7 @@ class Links:
 def figure(src, opts, number, size):
     "HTML of a picture with its caption"
     caption = opts.get('fig-cap', '')
-    alt = html.escape(opts.get('fig-alt') or caption or 'Output of the code above')
+    alt = html.escape(opts.get('fig-alt') or caption)
     attrs = ''.join(f' {k}="{size[k]}"' for k in ('width', 'height') if k in size)
     under = f'<figcaption>{number + ": " if number else ""}{html.escape(caption)}</figcaption>' if caption else ''
     return f'<figure class="figure"><img src="{src}"{attrs} alt="{alt}" class="img-fluid figure-img" loading="lazy">{under}</figure>'
@@ -166,11 +172,19 @@ def render(folder, out):
     for d in folder.rglob('*_files'): shutil.copytree(d, out/d.relative_to(folder))
 
 
+def accessible(page, up):
+    "A page's frame, mended: a way past the sidebar, names for its parts, buttons that a keyboard reaches, and `scroll.js`"
+    for old, new in FRAME.items(): page = page.replace(old, new)
+    page = re.sub(r'data-bs-target="(#[\w-]+)" role="navigation"', r'href="\1" data-bs-target="\1" role="button"', page)
+    page = re.sub(r'(<body[^>]*>)', r'\1<a class="visually-hidden-focusable" href="#quarto-document-content">Skip to the text</a>', page, count=1)
+    return page.replace('</body>', f'<script src="{up}scroll.js"></script></body>')
+
+
 def finish(out):
-    "Nothing from other sites: KaTeX of our own, the system's fonts; and `.nojekyll` for GitHub Pages"
+    "Nothing from other sites: KaTeX of our own, the system's fonts; pages for all; and `.nojekyll` for GitHub Pages"
     for p in out.rglob('*.html'):
         up = '../' * (len(p.relative_to(out).parts) - 1)
-        p.write_text(KATEX_CDN.sub(f'{up}site_libs/katex/', p.read_text(encoding='utf-8')), encoding='utf-8')
+        p.write_text(accessible(KATEX_CDN.sub(f'{up}site_libs/katex/', p.read_text(encoding='utf-8')), up), encoding='utf-8')
     for p in out.rglob('*.css'): p.write_text(FONT_IMPORT.sub('', p.read_text(encoding='utf-8')), encoding='utf-8')
     shutil.copytree(ROOT/'tools'/'vendor'/'katex', out/'site_libs'/'katex')
     (out/'.nojekyll').touch()
@@ -183,9 +197,10 @@ def main(args=()):
     stage(process(cfg, force='--fast' not in args), work, f'{cfg.doc_host}{cfg.doc_baseurl}')
     render(work, out)
     finish(out)
+    if not try_page.build(out): print('the page `try` has no reader in this build')
     bad = bad_links(out)
-    for b in bad: print('BAD LINK', b)
-    print(f'{len(list(out.rglob("*.html")))} pages in {out.name}/, {len(bad)} bad links')
+    for b in bad: print('BAD', b)
+    print(f'{len(list(out.rglob("*.html")))} pages in {out.name}/, {len(bad)} bad links or pictures')
     return 1 if bad else 0
 
 
