@@ -25,6 +25,9 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+# %% ../nbs/00_core.ipynb #6dd9ba38
+os.environ.setdefault('ORT_DISABLE_TELEMETRY', '1')
+
 # %% ../nbs/00_core.ipynb #abfe8b8e
 class LabError(Exception):
     "Anything that went wrong for a reason the user can mend: `what`, in which `file`, and how to `fix` it"

@@ -174,6 +174,15 @@ def test_twin_needs_neither_torch_nor_fastai(twin):
         ''') == '1 []'
 
 
+def test_onnxruntime_tells_nobody(twin, tmp_path):
+    "Version 1.29 and newer would keep a session's name in the folder for temporary files, to send it"
+    pytest.importorskip('onnxruntime')
+    code = f'from captcha_lab.bundle import load_bundle; load_bundle({str(twin)!r})'
+    env = {k: v for k, v in os.environ.items() if k != 'ORT_DISABLE_TELEMETRY'} | {'TMPDIR': str(tmp_path), 'HOME': str(tmp_path)}
+    subprocess.run([sys.executable, '-c', code], check=True, env=env)
+    assert [p for p in tmp_path.rglob('*') if p.is_file()] == []
+
+
 def test_fields_need_neither_torch_nor_onnxruntime(toy, twin):
     assert run(f'''
         import sys
