@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['main', 'read', 'tiles', 'grid', 'pets', 'challenge', 'explain', 'defend', 'study', 'search', 'quickstart', 'export',
-           'bench', 'doctor']
+           'bench', 'serve', 'lessons', 'doctor']
 
 # %% ../nbs/15_cli.ipynb #363cbc11
 import time
@@ -150,7 +150,7 @@ def _grid_text(cells, size):
     shown = [f"[{c['p']:.2f}]" if c['chosen'] else f" {c['p']:.2f} " for c in cells]
     return '\n'.join(' '.join(shown[i:i + size]).rstrip() for i in range(0, len(shown), size))
 
-# %% ../nbs/15_cli.ipynb #efb2ccdd
+# %% ../nbs/15_cli.ipynb #49599fc5
 @app.command()
 def pets(
     images: list[Path] = typer.Argument(..., help='Image files or folders.'),
@@ -177,7 +177,7 @@ def _pet_line(row):
 
 def _check_csv(csv, files, force):
     "Can that table be written, and has each file a number of its own?"
-    from captcha_lab.pets import pet_id
+    from captcha_lab.pet_table import pet_id
     if csv.exists() and not force: raise InputError('already exists', csv, 'Pass --force to write over it')
     if not csv.parent.is_dir(): raise InputError('no such folder', csv.parent, 'Make it first')
     seen = {}
@@ -188,7 +188,7 @@ def _check_csv(csv, files, force):
 
 def _save_csv(csv, files, labels):
     "Write the table if all files could be read; the exit code"
-    from captcha_lab.pets import write_submission
+    from captcha_lab.pet_table import write_submission
     if bad := len(files) - len(labels):
         say(f'captcha-lab: {csv} was not written, as {bad} of {len(files)} pictures could not be read. Mend them, or take them away')
         return 2
@@ -541,6 +541,29 @@ def _bench_card(name, out, force, rows, about, path, peer, began, device):
     card = run_card(name, command_line(words), about, measures, device=device, peer=peer,
                     seconds=time.perf_counter() - began, bundle=path.name, bundle_sha256=sha256(path))
     say(f"the run card is {save_card(card, out, force)}")
+
+# %% ../nbs/15_cli.ipynb #257be859
+@app.command('app')
+def serve(
+    host: str = typer.Option('127.0.0.1', help='Address to listen at; 0.0.0.0 = all of this computer, for a class.'),
+    port: int = typer.Option(7860, min=0, max=65535, help='0 = a free one.'),
+    bundle: list[str] = typer.Option([], help='ONNX twin of a model of yours, in place of the shipped one; may be given again.'),
+    keep: int = typer.Option(120, min=1, help='Seconds until an uploaded file is deleted.'),
+):
+    "All labs in the browser, on this computer. Needs: pip install 'captcha_lab[app]'"
+    from captcha_lab.app import serve as run
+    if host != '127.0.0.1': say('captcha-lab: anybody who can reach this computer can use the app')
+    run(host, port, bundle, lambda address: print(f'{address}   (Ctrl+C stops it)', flush=True), keep)
+
+# %% ../nbs/15_cli.ipynb #f0e4820c
+@app.command()
+def lessons(
+    student: Path = typer.Option(..., help='A new folder.'),
+    force: bool = typer.Option(False, '--force', help='Replace an existing folder, and what was done in it.'),
+):
+    "Copies of the lessons without answers. Their exercises fail with a hint until they are solved."
+    from captcha_lab.lessons import write_lessons
+    say(f'{len(write_lessons(student, force=force))} lessons in {student}')
 
 # %% ../nbs/15_cli.ipynb #b7296e50
 @app.command()

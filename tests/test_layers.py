@@ -11,7 +11,7 @@ from tools.notebook import read
 LIBRARY = {exports_to(read(p)): p for p in sorted(NBS.glob('[0-9]*.ipynb'))}
 LEVEL = {m: (int(re.match(r'\d+', p.stem)[0]), p.stem.split('_')[0]) for m, p in LIBRARY.items()}
 WRITTEN_BY_HAND = {'__init__.py', '_modidx.py'}  # these two are nbdev's own
-COMMANDS = {'tasks', 'recipes', 'runs', 'letter_studies', 'tile_studies', 'leak_study', 'defence', 'pet_studies', 'search', 'explain', 'results', 'bench', 'terminal', 'data_cli', 'train_cli', 'cli', 'app'}  # what knows all tasks, and the command level: may import any lower module
+COMMANDS = {'tasks', 'recipes', 'runs', 'letter_studies', 'tile_studies', 'leak_study', 'defence', 'pet_studies', 'search', 'explain', 'views', 'results', 'bench', 'terminal', 'data_cli', 'train_cli', 'cli', 'app'}  # what knows all tasks, and the command level: may import any lower module
 
 
 def tree(module): return ast.parse((ROOT/'captcha_lab'/f'{module}.py').read_text(encoding='utf-8'))
