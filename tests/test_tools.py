@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tools import blank, data_cards, links, npm, readme, sidebar
-from tools.notebook import body, notebooks, options, outside_code, read
+from tools import blank, data_cards, glossary, links, npm, readme, sidebar
+from tools.notebook import NBS, body, notebooks, options, outside_code, read
 
 
 def cell(source, kind='code', outputs=()):
@@ -227,6 +227,42 @@ def test_stage(site, tmp_path):
     assert len(list((tmp_path/'out'/'core_files').glob('*.png'))) == 1
     assert nb['cells'][2]['outputs'][1]['text'] == '2\n'
     assert (tmp_path/'out'/'sidebar.yml').read_text() == 'href: core.ipynb'
+
+
+TERMS = '<dfn id="blank" data-forms="blank,blanks">Blank</dfn> <dfn id="rate" data-forms="learning rate">Rate</dfn> <dfn id="map" data-forms="mAP">mAP</dfn> <dfn id="body" data-forms="">Body</dfn>'
+
+
+@pytest.mark.parametrize('text, linked', [
+    ('Two blanks, one blank.', 'Two [blanks](g.html#blank), one blank.'), ('# Title\n\n*Blank* or blankets', '# Title\n\n*[Blank](g.html#blank)* or blankets'),
+    ('the learning\nrate', 'the [learning\nrate](g.html#rate)'), ('a map, a non-blank, the body, mAP', 'a map, a non-blank, the body, [mAP](g.html#map)'),
+    ('# Blank\n\n## A blank\n\n`blank` [a blank](x) ![blank](x) $blank$ <b id="blank"> {.blank} https://blank.org', None), ('```\nblank\n```', None), ('[`f`](x.html#blank) blank', '[`f`](x.html#blank) [blank](g.html#blank)')])
+def test_terms_are_linked(text, linked):
+    assert glossary.linker(glossary.word_forms(TERMS), 'g.html')(text) == (linked or text)
+
+
+def test_terms_are_linked_once_a_page():
+    link = glossary.linker(glossary.word_forms(TERMS), 'g.html')
+    assert [link('a blank'), link('a blank'), link('mAP')] == ['a [blank](g.html#blank)', 'a blank', '[mAP](g.html#map)']
+
+
+def test_lessons_are_linked_to_the_glossary(site, tmp_path):
+    for name in ('lessons/01_a.ipynb', '00_b.ipynb'): save(tmp_path/'proc'/name, notebook(md('# A'), md('a blank'), cell('blank')))
+    (tmp_path/'proc'/'glossary.qmd').write_text(TERMS)
+    site.stage(tmp_path/'proc', tmp_path/'out', 'https://x.org')
+    lesson, other = ([read(p)['cells'][i]['source'] for i in (1, 2)] for p in (tmp_path/'out'/'lessons'/'01_a.ipynb', tmp_path/'out'/'00_b.ipynb'))
+    assert lesson == ['a [blank](../glossary.html#blank)', 'blank'] and other == ['a blank', 'blank']
+
+
+def test_glossary():
+    "In the order of the alphabet; each form belongs to one term; each term is told and leads to its lesson"
+    page = (NBS/'glossary.qmd').read_text(encoding='utf-8')
+    terms = glossary.TERM.findall(page)
+    names, forms = [name.lower() for *_, name in terms], [f for _, fs, _ in terms for f in fs.split(',') if f]
+    assert len(terms) >= 40 and names == sorted(names) and len({id for id, *_ in terms}) == len(terms) and len(set(forms)) == len(forms)
+    entries = [l for l in page.split('\n') if l.startswith('**')]
+    assert len(entries) == len(terms) and [l for l in entries if '](lessons/' not in l] == []
+    lessons = '\n'.join(p.read_text(encoding='utf-8') for p in NBS.glob('lessons/*.ipynb'))
+    assert [id for id, forms, _ in terms if forms and not any(f in lessons for f in forms.split(','))] == [], 'no lesson has them'
 
 
 def test_two_notebooks_one_page(site, tmp_path):

@@ -19,7 +19,7 @@ def module(nb):
     return next((m[1] for m in found if m), '')
 
 
-ABOUT = {'data_cards.qmd': 'Data cards', 'model_cards.qmd': 'Model cards', 'contributing.qmd': 'Contributing', 'about.qmd': 'About'}
+ABOUT = {'glossary.qmd': 'Glossary', 'teachers.qmd': 'For teachers', 'data_cards.qmd': 'Data cards', 'model_cards.qmd': 'Model cards', 'contributing.qmd': 'Contributing', 'about.qmd': 'About'}
 
 
 def contents(folder=NBS):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import yaml
 
-from tools import sidebar, try_page
+from tools import glossary, sidebar, try_page
 from tools.links import bad_links
 from tools.notebook import NBS, ROOT, options, outside_code, read, text
 from tools.run_nbs import last_state
@@ -137,14 +137,15 @@ def stage_output(out, opts, file, number, fix):
     out['data'] = {'text/html': figure(f'{file.parent.name}/{file.name}', opts, number, size)}
 
 
-def stage_page(page, folder, links):
-    "Write one page's notebook below `folder`, made plain"
+def stage_page(page, folder, links, terms):
+    "Write one page's notebook below `folder`, made plain; a lesson with links to the glossary's `terms`"
     out, labels = folder/page.target, numbers(page.nb)
     fix = lambda md: links.mend(md, page, labels)
+    explain = glossary.linker(terms, f'{page.up}glossary.html') if terms and page.source.parent == Path('lessons') else lambda md: md
     for i, c in enumerate(page.nb['cells']):
         source = text(c['source'])
         if c['cell_type'] == 'raw': c['source'] = re.sub(r'^output-file:.*\n', '', source, flags=re.M)
-        if c['cell_type'] == 'markdown': c['source'] = outside_code(source, fix)
+        if c['cell_type'] == 'markdown': c['source'] = explain(outside_code(source, fix))
         if c['cell_type'] != 'code': continue
         opts = options(source)
         for j, o in enumerate(c.get('outputs', [])):
@@ -159,7 +160,9 @@ def stage(source, folder, base):
     shutil.copytree(source, folder, ignore=lambda d, names: [n for n in names if n.endswith('.ipynb') or n in ('_docs', '_site')])
     pages = load_pages(source)
     links = Links(base, {p.source: p.target for p in pages}, {p.target.with_suffix('.html').as_posix(): shown_names(p.nb) for p in pages})
-    for p in pages: stage_page(p, folder, links)
+    words = source/'glossary.qmd'
+    terms = glossary.word_forms(words.read_text(encoding='utf-8')) if words.exists() else {}
+    for p in pages: stage_page(p, folder, links, terms)
     rename = lambda m: links.targets.get(Path(m[0]), Path(m[0])).as_posix()
     for y in folder.glob('*.yml'): y.write_text(re.sub(r'[\w./-]+\.ipynb', rename, y.read_text(encoding='utf-8')), encoding='utf-8')
 
