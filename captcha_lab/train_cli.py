@@ -254,7 +254,7 @@ def _met(meta, about, part):
     if part == 'valid' and data.get('tune') != 'corrected': return f"the model's {tuned} found on the valid part"
     return f'the model learnt from some of these {things}'
 
-# %% ../nbs/14zb_train_cli.ipynb #3c0b020f
+# %% ../nbs/14zb_train_cli.ipynb #e83f3558
 _SMALL_PETS = { # what is not given, by whether it's pretrained; with --full see `captcha_lab.pets.FULL_RUNS`
     False: dict(trimmed=1000, size=64, epochs=10, bs=64, lr=4e-3, mixup=0., smoothing=.1),
     True: dict(trimmed=150, size=96, epochs=2, bs=64, lr=2e-3, mixup=0., smoothing=.1)}
@@ -265,13 +265,13 @@ def train_pets(
     data: str = typer.Option('pets', help='pets, or a folder of cat.*, dog.*, or with folders cat and dog.'),
     full: bool = typer.Option(None, '--full', help='All photos, larger, for longer: hours on two cores.'),
     trimmed: int = typer.Option(None, min=0, help='Photos of each kind to learn from, 0 = all; 1000, pretrained 150.'),
-    arch: str = typer.Option('pet_cnn', help='pet_cnn, _shallow, _deep, _narrow; plain_cnn; lite0, or one of torchvision or timm.'),
+    arch: str = typer.Option('pet_cnn', help='pet_cnn, _shallow, _deep, _narrow; plain_cnn; lite0, lite2, or one of torchvision or timm.'),
     pretrained: bool = typer.Option(None, help='Begin with the weights of ImageNet; if not given, where there are any.'),
-    size: int = typer.Option(None, min=32, max=512, help='Side of the pictures, px; 64, pretrained 96; --full growing to 128, 200.'),
-    epochs: int = typer.Option(None, min=1, help='Passes over the photos; 10, pretrained 2; --full 60, 2.'),
+    size: int = typer.Option(None, min=32, max=512, help='Side of the pictures, px; 64, pretrained 96; --full growing to 128, 260.'),
+    epochs: int = typer.Option(None, min=1, help='Passes over the photos; 10, pretrained 2; --full 45, 1.'),
     schedule: str = typer.Option('one-cycle', help='From scratch also plateau: the rate is halved when nothing gets better.'),
-    patience: int = PATIENCE, frozen: int = typer.Option(None, min=0, help='Pretrained: epochs of the last layer alone; 1.'),
-    lr: float = typer.Option(None, help='Highest learning rate; 0.004, pretrained 0.002; --full 0.003, 0.0006.'),
+    patience: int = PATIENCE, frozen: int = typer.Option(None, min=0, help='Pretrained: epochs of the last layer alone; 1, --full 0.'),
+    lr: float = typer.Option(None, help='Highest learning rate; 0.004, pretrained 0.002; --full 0.003, 0.0002.'),
     bs: int = typer.Option(None, min=2, help='Batch size; 64, with --full 32.'),
     mixup: float = typer.Option(None, min=0, max=8, help='Alpha of MixUp, 0 = none; 0.'),
     smoothing: float = typer.Option(None, min=0, max=.9, help='Label smoothing; 0.1, with --full 0.05.'),
