@@ -3,6 +3,7 @@ import ast
 import json
 import re
 
+import nbformat
 import pytest
 
 from captcha_lab.lessons import lessons_folder, student_copy
@@ -84,7 +85,6 @@ def test_a_folder_for_students(tmp_path):
     code, said, err = run('lessons', '--student', out)
     assert (code, said) == (0, '') and err == f'{len(LESSONS)} lessons in {out}\n'
     assert sorted(p.name for p in out.iterdir()) == [p.values[0].name for p in LESSONS]
-    nbformat = pytest.importorskip('nbformat')
     for p in out.iterdir(): nbformat.validate(nbformat.read(p, 4))
 
 

@@ -8,13 +8,14 @@ import pandas as pd
 import pytest
 from fastai.callback.core import Callback
 
-from captcha_lab.backbones import picture_learner
+from captcha_lab.backbones import fine_tune_phases, picture_learner
 from captcha_lab.core import InputError, load_cards
 from captcha_lab.pet_studies import (BASE, SEED_WAY, SWITCHES, choosy, fewer_pets, judge_pets, learn_pets, pet_errors,
                                      square_copies, switch_table)
 from captcha_lab.pet_table import PETS
 from captcha_lab.pets import FULL_RUNS, pets_block, pets_learner, train_pets
 from captcha_lab.results import STUDIES, run_study
+from captcha_lab.train import fit
 from hypothesis import given, strategies as st
 
 pytestmark = pytest.mark.usefixtures('one_thread', 'own_data')
@@ -86,7 +87,7 @@ def test_options_exist():
     "What the tables say is understood by those that they say it to"
     of = lambda *functions: {p for f in functions for p in inspect.signature(f).parameters}
     for recipe in (*FULL_RUNS.values(), SEED_WAY, *(BASE | o for o in SWITCHES.values())):
-        assert set(recipe) - {'share', 'frozen', 'decay'} <= of(train_pets)
+        assert set(recipe) - {'share'} <= of(train_pets, fit, fine_tune_phases)
         assert set(recipe.get('learner', {})) <= of(pets_learner, picture_learner) | {'wd'}
         assert set(recipe.get('block', {})) <= of(pets_block)
 
@@ -135,9 +136,9 @@ def test_choosy_is_never_worse_than_who_takes_all():
 # ---- cards
 
 def test_a_study_leaves_a_card(tmp_path, toy, monkeypatch):
-    for name, new in (('pets.pet_rows', lambda *a: toy), ('runs.fetch', str), ('pet_studies.SIDE', 64)): monkeypatch.setattr(f'captcha_lab.{name}', new)
+    for name, new in (('pet_table.pet_rows', lambda *a: toy), ('runs.fetch', str), ('pet_studies.SIDE', 64)): monkeypatch.setattr(f'captcha_lab.{name}', new)
     card = run_study('pets_classic', tmp_path)
     assert load_cards(tmp_path)['pets_classic']['measures']['accuracy'] == card['measures']['accuracy']
     assert card['about'] and card['data']['id'] == 'pets' and card['measures']['accuracy']['value'] > .9
     assert {n for n in STUDIES if n.startswith('pets_')} == {f'pets_{n}' for n in (
-        'switches', 'folds', 'probe', 'classic', 'scratch', 'pretrained', 'seed', 'model', 'search')}
+        'switches', 'frozen', 'folds', 'probe', 'classic', 'scratch', 'pretrained', 'seed', 'model', 'search')}
