@@ -8,7 +8,7 @@ __all__ = ['BASE', 'SWITCHES', 'SIDE', 'FROZEN', 'SEED_WAY', 'fewer_pets', 'squa
            'probe_run', 'probe_study', 'classic_run', 'classic_study', 'scratch_study', 'pretrained_study',
            'seed_study', 'choosy', 'model_study']
 
-# %% ../nbs/14ag_pet_studies.ipynb #928efce1
+# %% ../nbs/14ag_pet_studies.ipynb #e329c501
 import hashlib
 import time
 from pathlib import Path
@@ -23,9 +23,8 @@ from .bundle import find_bundle, load_bundle
 from .challenge_fit import abstention_curve, real_pass_rate
 from .classic import classic_features, classic_model
 from .core import InputError, progress, whole_dir
-from .data import square
 from .metrics import bootstrap, expected_calibration_error, share
-from .pet_table import PETS, open_pet
+from .pet_table import PETS, open_pet, pet_square
 from .pets import FULL_RUNS, pet_probs, train_pets
 from .recipes import powered
 from .runs import stored_pets
@@ -47,7 +46,7 @@ def fewer_pets(
     if repeat: few = few.iloc[np.arange(len(train)) % len(few)]
     return pd.concat([few, rows[rows.part != 'train']], ignore_index=True)
 
-# %% ../nbs/14ag_pet_studies.ipynb #80954889
+# %% ../nbs/14ag_pet_studies.ipynb #f201bff8
 def square_copies(
     rows, # DataFrame of `pet_rows`
     folder: str | Path, # where to put a folder of PNG files; one that is there is used
@@ -60,7 +59,7 @@ def square_copies(
         home.parent.mkdir(parents=True, exist_ok=True)
         with whole_dir(home) as new:
             for k, path in enumerate(progress(rows.path, 'copies', total=len(rows))):
-                cv2.imwrite(str(new/f'{k}.png'), np.ascontiguousarray(square(open_pet(path), size)[..., ::-1]))
+                cv2.imwrite(str(new/f'{k}.png'), np.ascontiguousarray(pet_square(path, size)[..., ::-1]))
     return rows.assign(path=[str(home/f'{k}.png') for k in range(len(rows))])
 
 # %% ../nbs/14ag_pet_studies.ipynb #1ee4e9bd

@@ -272,14 +272,14 @@ def bars(
     shown = [row.format(*look(c), 100*p, p) for c, p in rows]
     return f'<table style="width:100%;max-width:30em;border-collapse:collapse">{"".join(shown)}</table>'
 
-# %% ../nbs/14g_views.ipynb #65890f26
+# %% ../nbs/14g_views.ipynb #cf764c56
 def table(
     rows: list # a dict a row: column -> text
 ) -> str: # HTML
     "A table that scrolls by itself where it's too wide"
     style = 'text-align:left;padding:.35em 1em .35em 0;border:0;border-bottom:1px solid #8888'
-    cell = lambda tag, v: f'<{tag} style="{style}">{html.escape(str(v))}</{tag}>'
-    head = ''.join(cell('th scope="col"', c).replace('</th scope="col">', '</th>') for c in rows[0])
+    cell = lambda tag, v, scope='': f'<{tag}{scope} style="{style}">{html.escape(str(v))}</{tag}>'
+    head = ''.join(cell('th', c, ' scope="col"') for c in rows[0])
     body = ''.join(f'<tr>{"".join(cell("td", v) for v in r.values())}</tr>' for r in rows)
     plain = 'border:0;border-collapse:collapse;margin:0'
     return f'<div style="overflow-x:auto" tabindex="0"><table style="{plain}"><tr>{head}</tr>{body}</table></div>'
