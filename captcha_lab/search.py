@@ -247,8 +247,8 @@ def plot_importances(
     ax.tick_params('y', length=0)
     return ax
 
-# %% ../nbs/14ah_search.ipynb #4cd16eee
-SEARCH = dict(n_trials=60, seed=42, epochs=4, n_train=3000, data='pets')
+# %% ../nbs/14ah_search.ipynb #0c497c74
+SEARCH = dict(n_trials=40, seed=42, epochs=4, n_train=3000, data='pets')
 
 def _search_run(job):
     "A search as a single run"
@@ -264,7 +264,7 @@ def search_study(
     workers: int, # processes
     seeds: tuple = (0, 1) # of the trainings that compare the result with the base
 ) -> tuple: # measures, data, split, seeds
-    "Sixty trials of four epochs on 3,000 pictures; then the best settings and the base of the switches, with all, judged on the test part"
+    "Forty trials of four epochs on 3,000 pictures; then the best settings and the base of the switches, with all, judged on the test part"
     search = SEARCH | dict(storage=str(Path(folder)/'search.db'), workers=workers)
     found = run_jobs(_search_run, {'search': search}, folder, 0)['search']
     rows, about = stored_pets()

@@ -272,17 +272,18 @@ def bars(
     shown = [row.format(*look(c), 100*p, p) for c, p in rows]
     return f'<table style="width:100%;max-width:30em;border-collapse:collapse">{"".join(shown)}</table>'
 
-# %% ../nbs/14g_views.ipynb #cf764c56
+# %% ../nbs/14g_views.ipynb #e641ded3
 def table(
     rows: list # a dict a row: column -> text
 ) -> str: # HTML
     "A table that scrolls by itself where it's too wide"
     style = 'text-align:left;padding:.35em 1em .35em 0;border:0;border-bottom:1px solid #8888'
+    row = '<tr style="border:0">' # Gradio's own style draws one
     cell = lambda tag, v, scope='': f'<{tag}{scope} style="{style}">{html.escape(str(v))}</{tag}>'
     head = ''.join(cell('th', c, ' scope="col"') for c in rows[0])
-    body = ''.join(f'<tr>{"".join(cell("td", v) for v in r.values())}</tr>' for r in rows)
+    body = ''.join(f'{row}{"".join(cell("td", v) for v in r.values())}</tr>' for r in rows)
     plain = 'border:0;border-collapse:collapse;margin:0'
-    return f'<div style="overflow-x:auto" tabindex="0"><table style="{plain}"><tr>{head}</tr>{body}</table></div>'
+    return f'<div style="overflow-x:auto" tabindex="0"><table style="{plain}">{row}{head}</tr>{body}</table></div>'
 
 # %% ../nbs/14g_views.ipynb #62b0997c
 def _times(x): return 'never' if x is None else f'{x:,.0f}' if x >= 100 else f'{x:,.2g}'

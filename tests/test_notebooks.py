@@ -176,18 +176,25 @@ def test_lesson_arc(path):
     heads = [h.lower() for h in headings(nb)]
     last = [next((i for i, h in enumerate(heads) if h.startswith(k)), -1) for k in ('conclusion', 'questionnaire', 'exercises', 'further research')]
     assert -1 not in last and last == sorted(last), 'conclusion, questionnaire, exercises, further research, in this order'
+    assert any(body(c['source']).startswith('roadmap(') for c in code(nb)[:4]), 'the way, with this lesson marked'
+    assert 'common errors' in heads
     assert any('you will' in text(c['source']).lower() for c in nb['cells'][:8]), 'a list of what "you will" do'
     assert any(c.get('outputs') for c in nb['cells'][:12] if c['cell_type'] == 'code'), 'a result within the first dozen cells'
     assert (path.parent/'solutions'/path.name).exists(), 'solutions of the same name'
+
+
+def works(cell):
+    "Neither imports alone nor the roadmap"
+    return not body(cell['source']).startswith('roadmap(') and any(not isinstance(n, (ast.Import, ast.ImportFrom)) for n in tree(cell).body)
 
 
 @pytest.mark.parametrize('path', LESSONS)
 def test_lesson_shape(path):
     nb = read(path)
     md = [c for c in nb['cells'] if c['cell_type'] == 'markdown']
-    words = sum(len(text(c['source']).split()) for c in md)
+    words = sum(len(re.sub(r'<details>.*?</details>', '', text(c['source']), flags=re.S).split()) for c in md) # folded answers aside
     assert 25 <= len(nb['cells']) <= 60
-    assert len(md) >= len(code(nb))
+    assert len(md) >= sum(works(c) for c in code(nb)), 'a text for each piece of work'
     assert 900 <= words <= 1800, f'{words} words'
     assert [body(c['source'])[:60] for c in code(nb) if body(c['source']).count('\n') >= 10 and 'hide' not in options(c['source'])] == []
 

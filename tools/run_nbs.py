@@ -14,7 +14,7 @@ from pathlib import Path
 from tools.notebook import NBS, ROOT, notebooks, options, text
 
 BAR = re.compile(r'\|[\u2588#-]*\s*[\u2588#-]*\| +[\d.]+%')
-SMALL, MOST = 20_000, 40_000  # bytes of a picture: below the first nothing is done, above the second it isn't committed
+SMALL, MOST = 10_000, 40_000  # bytes of a picture: below the first nothing is done, above the second it isn't committed
 
 
 def last_state(stream):

@@ -3,7 +3,7 @@ import pytest
 
 from tools import npm
 
-PAGES = ['index.html', 'try.html', 'lessons/sequences.html', 'render.html', 'cli.html', 'data_cards.html', 'model_cards.html', 'about.html']
+PAGES = ['index.html', 'try.html', 'lessons/sequences.html', 'render.html', 'cli.html', 'data_cards.html', 'model_cards.html', 'about.html', 'teachers.html', 'glossary.html', 'lessons/twelve.html']
 FINDINGS = '''async () => (await axe.run()).violations.filter((v) => ["serious", "critical"].includes(v.impact))
     .map((v) => `${v.id}: ${v.nodes.length} times, as in ${v.nodes[0].html.slice(0, 160)} ${v.nodes[0].failureSummary}`)'''
 
