@@ -130,11 +130,11 @@ def train_pets(
         return learn, fine_tune_phases(learn, epochs, lr, **kwargs)
     with learn.added_cbs([_Grow(sizes)] if sizes else []): return learn, fit(learn, epochs, lr, **kwargs)
 
-# %% ../nbs/10_pets.ipynb #66933d39
+# %% ../nbs/10_pets.ipynb #c3d44383
 FULL_RUNS = { # options of `train_pets`
     'scratch': dict(arch='pet_cnn', size=128, sizes=(64, 64, 96, 96, 128), epochs=45, bs=32, lr=3e-3, mixup=0., smoothing=.05, decay=.99,
                     block={'min_scale': .4}, learner={'wd': .05}),
-    'pretrained': dict(arch='lite2', size=260, epochs=1, frozen=0, probe=True, bs=32, lr=2e-4, ratio=1., mixup=0., smoothing=.05,
+    'pretrained': dict(arch='lite2', size=260, epochs=1, frozen=0, probe=True, bs=32, lr=1e-4, ratio=2., mixup=0., smoothing=.05,
                        block={'min_scale': .6})}
 
 # %% ../nbs/10_pets.ipynb #b71c3eed

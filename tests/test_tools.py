@@ -347,3 +347,17 @@ def test_colab_badge():
     cfg = SimpleNamespace(git_url='https://github.com/u/r', branch='main', nbs_path=Path('nbs'))
     badge = colab_badge(Path('lessons/02_b.ipynb'), cfg)
     assert badge == '[![Open in Colab](../images/colab-badge.svg)](https://colab.research.google.com/github/u/r/blob/main/nbs/lessons/02_b.ipynb)'
+
+
+@pytest.mark.nbdev
+def test_lesson_note_has_the_time_of_the_card(tmp_path):
+    pytest.importorskip('nbdev', reason='needs nbdev, which the development set has')
+    from types import SimpleNamespace
+    from tools.docproc import colab_badge, lesson_note
+    cfg = SimpleNamespace(git_url='https://github.com/u/r', branch='main', nbs_path=Path('nbs'), config_path=tmp_path)
+    lesson, solutions = Path('lessons/02_b.ipynb'), Path('lessons/solutions/02_b.ipynb')
+    assert lesson_note(lesson, cfg) == colab_badge(lesson, cfg)
+    (tmp_path/'data'/'results').mkdir(parents=True)
+    (tmp_path/'data'/'results'/'lesson_02.json').write_text('{"seconds": 90, "hardware": {"cores": 2, "cpu": "Some CPU"}}')
+    assert lesson_note(lesson, cfg).endswith('Measured: 1.5 minutes in small mode, on 2 cores of Some CPU; no GPU needed.')
+    assert lesson_note(solutions, cfg) == colab_badge(solutions, cfg)

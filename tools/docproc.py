@@ -1,4 +1,5 @@
 "Two nbdev processors, named by `procs` in settings.ini: Quarto and our own site builder show the same pages"
+import json
 import re
 from pathlib import Path
 
@@ -19,12 +20,25 @@ def colab_badge(path, cfg):
     return f'[![Open in Colab]({"../" * (len(path.parts) - 1)}images/colab-badge.svg)]({url})'
 
 
-class ColabBadge(Processor):
-    "An 'Open in Colab' badge under the title of each lesson"
+def time_taken(card):
+    "How long a lesson takes, in words, from its run card"
+    where = card['hardware']
+    return f"Measured: {card['seconds']/60:.1f} minutes in small mode, on {where['cores']} cores of {where['cpu']}; no GPU needed."
+
+
+def lesson_note(path, cfg):
+    "Badge and time of a lesson, as Markdown"
+    card = cfg.config_path/'data'/'results'/f"lesson_{path.stem.split('_')[0]}.json"
+    badge = colab_badge(path, cfg)
+    return f'{badge}\n\n{time_taken(json.loads(card.read_text(encoding="utf-8")))}' if path.parent.name == 'lessons' and card.exists() else badge
+
+
+class LessonNote(Processor):
+    "An 'Open in Colab' badge and the measured time under the title of each lesson"
     def begin(self):
         cfg = get_config()
         path = Path(self.nb.path_).resolve().relative_to(cfg.nbs_path.resolve())
-        if path.parts[0] == 'lessons': self.nb.cells.insert(2, mk_cell(colab_badge(path, cfg), 'markdown'))
+        if path.parts[0] == 'lessons': self.nb.cells.insert(2, mk_cell(lesson_note(path, cfg), 'markdown'))
 
 
 class PlainSignatures(Processor):
