@@ -32,7 +32,7 @@ class Ink(NamedTuple):
 
 def _above(x, cut): return cv2.threshold(x, cut, 255, cv2.THRESH_BINARY)[1]
 
-# %% ../nbs/03_split.ipynb #728257da
+# %% ../nbs/03_split.ipynb #92398a46
 def binarize(
     image: np.ndarray, # uint8 [H, W]
     threshold: str | int = 'otsu', # 'otsu', or a fixed grey 0..255 of the white-on-black image
@@ -40,7 +40,9 @@ def binarize(
     median: int = 0, # side of a median filter against grains, px, odd; 0 = none
     blur: int = 5 # side of a Gaussian filter, px, odd; 0 = none
 ) -> Ink: # the mask and what it was made from
-    "Make an image white on black and find its ink"
+    "Make an image white on black and find its ink; raises `InputError` on anything but a grey image of bytes"
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 2:
+        raise InputError(f'an image must be grey, an array [H, W] of bytes (uint8), not {_shape(image)}', fix='`open_image` opens files as such')
     white = image if cv2.mean(image)[0] < 128 else cv2.bitwise_not(image)
     x = cv2.medianBlur(white, median) if median else white
     if blur: x = cv2.GaussianBlur(x, (blur, blur), 0)
@@ -51,6 +53,8 @@ def binarize(
     if paper is None or level is None: return Ink(white, x, np.zeros_like(mask), x.mean(), x.mean()) # one grey
     if not otsu: return Ink(white, x, mask, paper, level)
     return Ink(white, x, mask, paper, _mean_grey(count, int((cut + level)/2) + 1, 256) or level).darker(share)
+
+def _shape(x): return f'{list(x.shape)} of {x.dtype}' if isinstance(x, np.ndarray) else type(x).__name__
 
 _GREYS = np.arange(256, dtype=np.float32)
 

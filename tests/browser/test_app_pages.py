@@ -2,6 +2,7 @@
 import numpy as np
 import pytest
 from PIL import Image
+from skimage.data import chelsea
 
 from apps import MISSING, running
 from captcha_lab.toy_street import toy_tile
@@ -107,10 +108,15 @@ def test_bad_upload(visit, tmp_path):
 
 
 @pytest.mark.parametrize('size', SIZES)
-def test_cats_and_dogs_without_a_model(visit, size):
+def test_cats_and_dogs(visit, size, tmp_path):
+    Image.fromarray(chelsea()).save(tmp_path/'chelsea.png')
     page = visit(size)
     page.get_by_role('tab', name='Cats and dogs').click()
-    page.get_by_text('There is no model for cats and dogs here yet').wait_for()
+    page.get_by_text('Give a photo').wait_for()
+    page.locator('input[type=file]').last.set_input_files(tmp_path/'chelsea.png')
+    page.locator('.lab-large', has_text='A cat').wait_for()
+    pictures(page).nth(1).wait_for()
+    assert pictures(page).count() == 2
     fits(page)
 
 
