@@ -32,7 +32,7 @@ class Ink(NamedTuple):
 
 def _above(x, cut): return cv2.threshold(x, cut, 255, cv2.THRESH_BINARY)[1]
 
-# %% ../nbs/03_split.ipynb #92398a46
+# %% ../nbs/03_split.ipynb #8cd40946
 def binarize(
     image: np.ndarray, # uint8 [H, W]
     threshold: str | int = 'otsu', # 'otsu', or a fixed grey 0..255 of the white-on-black image
@@ -42,7 +42,8 @@ def binarize(
 ) -> Ink: # the mask and what it was made from
     "Make an image white on black and find its ink; raises `InputError` on anything but a grey image of bytes"
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 2:
-        raise InputError(f'an image must be grey, an array [H, W] of bytes (uint8), not {_shape(image)}', fix='`open_image` opens files as such')
+        raise InputError(f'an image must be grey, an array [H, W] of bytes (uint8), not {_shape(image)}',
+                         fix='`open_image` opens files as such')
     white = image if cv2.mean(image)[0] < 128 else cv2.bitwise_not(image)
     x = cv2.medianBlur(white, median) if median else white
     if blur: x = cv2.GaussianBlur(x, (blur, blur), 0)

@@ -258,15 +258,16 @@ def answer(
     judged = f'<strong style="color:{colour}">{mark}</strong>' if truth is not None else ''
     return f'<p style="margin:.2em 0 .5em">{said} &nbsp; {" &middot; ".join([*notes, judged] if judged else notes)}</p>'
 
-# %% ../nbs/14g_views.ipynb #a78f2899
+# %% ../nbs/14g_views.ipynb #27a4a6ef
 def bars(
     probs: dict, # name -> probability
     chosen: tuple | list = () # names that stand out
 ) -> str: # HTML
     "A bar for each probability, the largest first"
-    row = ('<tr style="border:0"><th scope="row" style="border:0;text-align:left;font-weight:{};padding:.1em .8em .1em 0;white-space:nowrap">{}</th>'
+    row = ('<tr style="border:0">' # Gradio's own style draws borders
+           '<th scope="row" style="border:0;text-align:left;font-weight:{};padding:.1em .8em .1em 0;white-space:nowrap">{}</th>'
            '<td style="border:0;width:100%"><div style="background:{};height:.8em;width:{:.1f}%;min-width:2px"></div></td>'
-           '<td style="border:0;padding-left:.6em">{:.2f}</td></tr>') # Gradio's own style draws borders
+           '<td style="border:0;padding-left:.6em">{:.2f}</td></tr>')
     rows = sorted(probs.items(), key=lambda o: -o[1])
     look = lambda c: (700, html.escape(c), '#0072b2') if c in chosen else (400, html.escape(c), '#b0b0b0')
     shown = [row.format(*look(c), 100*p, p) for c, p in rows]
