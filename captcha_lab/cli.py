@@ -335,7 +335,7 @@ def defend(
     print(defence_lines(card['measures'])['steps'])
     print(f'\n{out}/report.html')
 
-# %% ../nbs/15_cli.ipynb #18e72614
+# %% ../nbs/15_cli.ipynb #7635a902
 @app.command()
 def study(
     name: str = typer.Argument(..., help='Which published result; `list` names them.'),
@@ -352,7 +352,7 @@ def study(
     card = run_study(name, out or Path('runs')/name, workers, force)
     if as_json: return emit(card)
     for k, m in card['measures'].items():
-        if isinstance(m, dict) and 'value' in m: print(f"{k:32}{show_measure(m, k != 'log_loss')}") # all but the loss are shares
+        if isinstance(m, dict) and 'value' in m: print(f"{k:32}{show_measure(m, not k.startswith('log_loss'))}") # all but losses are shares
 
 # %% ../nbs/15_cli.ipynb #6d62167d
 @app.command()
