@@ -263,9 +263,10 @@ def _challenge_tab(gr, tab):
     for button in buttons: button.click(lambda name=button.value: 100*_MACHINES[name], None, given[0], api_name=False)
     gr.on([tab.select, *(o.change for o in given)], _calculate, given, said, trigger_mode='always_last', api_name='challenge')
 
-# %% ../nbs/14h_app.ipynb #dea2fc73
+# %% ../nbs/14h_app.ipynb #6c912e29
 _CSS = """
 .gradio-container {width: 100%; max-width: 1180px !important; margin: 0 auto !important}
+.gradio-container .prose :is(table, tr, th, td) {border: 0}
 .lab-pair {display: flex; flex-wrap: wrap; gap: 1.5em}
 .lab-pair > div {flex: 1 1 280px; min-width: 0}
 .lab-note {border-left: 4px solid #d97706; background: #d9770618; padding: .7em 1em; margin: 0 0 1em}

@@ -258,33 +258,31 @@ def answer(
     judged = f'<strong style="color:{colour}">{mark}</strong>' if truth is not None else ''
     return f'<p style="margin:.2em 0 .5em">{said} &nbsp; {" &middot; ".join([*notes, judged] if judged else notes)}</p>'
 
-# %% ../nbs/14g_views.ipynb #27a4a6ef
+# %% ../nbs/14g_views.ipynb #d67aa68c
 def bars(
     probs: dict, # name -> probability
     chosen: tuple | list = () # names that stand out
 ) -> str: # HTML
     "A bar for each probability, the largest first"
-    row = ('<tr style="border:0">' # Gradio's own style draws borders
-           '<th scope="row" style="border:0;text-align:left;font-weight:{};padding:.1em .8em .1em 0;white-space:nowrap">{}</th>'
-           '<td style="border:0;width:100%"><div style="background:{};height:.8em;width:{:.1f}%;min-width:2px"></div></td>'
-           '<td style="border:0;padding-left:.6em">{:.2f}</td></tr>')
+    row = ('<tr><th scope="row" style="text-align:left;font-weight:{};padding:.1em .8em .1em 0;white-space:nowrap">{}</th>'
+           '<td style="width:100%"><div style="background:{};height:.8em;width:{:.1f}%;min-width:2px"></div></td>'
+           '<td style="padding-left:.6em">{:.2f}</td></tr>')
     rows = sorted(probs.items(), key=lambda o: -o[1])
     look = lambda c: (700, html.escape(c), '#0072b2') if c in chosen else (400, html.escape(c), '#b0b0b0')
     shown = [row.format(*look(c), 100*p, p) for c, p in rows]
-    return f'<table style="border:0;width:100%;max-width:30em;border-collapse:collapse">{"".join(shown)}</table>'
+    return f'<table style="width:100%;max-width:30em;border-collapse:collapse">{"".join(shown)}</table>'
 
-# %% ../nbs/14g_views.ipynb #41493c11
+# %% ../nbs/14g_views.ipynb #937fdb05
 def table(
     rows: list # a dict a row: column -> text
 ) -> str: # HTML
     "A table that scrolls by itself where it's too wide"
     style = 'text-align:left;padding:.35em 1em .35em 0;border:0;border-bottom:1px solid #8888'
-    row = '<tr style="border:0">' # as in `bars`
     cell = lambda tag, v, scope='': f'<{tag}{scope} style="{style}">{html.escape(str(v))}</{tag}>'
     head = ''.join(cell('th', c, ' scope="col"') for c in rows[0])
-    body = ''.join(f'{row}{"".join(cell("td", v) for v in r.values())}</tr>' for r in rows)
+    body = ''.join(f'<tr>{"".join(cell("td", v) for v in r.values())}</tr>' for r in rows)
     plain = 'border:0;border-collapse:collapse;margin:0'
-    return f'<div style="overflow-x:auto" tabindex="0"><table style="{plain}">{row}{head}</tr>{body}</table></div>'
+    return f'<div style="overflow-x:auto" tabindex="0"><table style="{plain}"><tr>{head}</tr>{body}</table></div>'
 
 # %% ../nbs/14g_views.ipynb #62b0997c
 def _times(x): return 'never' if x is None else f'{x:,.0f}' if x >= 100 else f'{x:,.2g}'

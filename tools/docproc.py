@@ -1,5 +1,4 @@
 "Two nbdev processors, named by `procs` in settings.ini: Quarto and our own site builder show the same pages"
-import json
 import re
 from pathlib import Path
 
@@ -7,6 +6,7 @@ from execnb.nbio import mk_cell
 from nbdev.config import get_config
 from nbdev.process import Processor
 
+from captcha_lab.core import load_cards
 from tools.notebook import text
 
 FENCE = re.compile(r'^```python\n.*?^```', re.M | re.S)
@@ -28,9 +28,9 @@ def time_taken(card):
 
 def lesson_note(path, cfg):
     "Badge and time of a lesson, as Markdown"
-    card = cfg.config_path/'data'/'results'/f"lesson_{path.stem.split('_')[0]}.json"
-    badge = colab_badge(path, cfg)
-    return f'{badge}\n\n{time_taken(json.loads(card.read_text(encoding="utf-8")))}' if path.parent.name == 'lessons' and card.exists() else badge
+    name, badge = f"lesson_{path.stem.split('_')[0]}", colab_badge(path, cfg)
+    card = load_cards(cfg.config_path/'data'/'results', name).get(name)
+    return f'{badge}\n\n{time_taken(card)}' if card and path.parent.name == 'lessons' else badge
 
 
 class LessonNote(Processor):
