@@ -30,7 +30,9 @@ def main(args=None):
     p.add_argument('--out', type=Path, default=Path('practice'))
     a = p.parse_args(args)
     a.out.mkdir(parents=True, exist_ok=True)
-    for f in sorted(a.lessons.glob('*.ipynb')): (a.out/f.name).write_text(json.dumps(blank(read(f)), indent=1) + '\n', encoding='utf-8')
+    lessons = sorted(a.lessons.glob('*.ipynb'))
+    for f in lessons: (a.out/f.name).write_text(json.dumps(blank(read(f)), indent=1) + '\n', encoding='utf-8')
+    print(f'{len(lessons)} lessons in {a.out}')
 
 
 if __name__ == '__main__': main()
