@@ -126,7 +126,7 @@ def feature_scale(
     "What to standardise features with; one that hardly varies is not blown up"
     return x.mean(0), x.std(0, correction=0) + 1e-3*x.std(correction=0) + 1e-12
 
-# %% ../nbs/06a_backbones.ipynb #32cf1f1f
+# %% ../nbs/06a_backbones.ipynb #141c6450
 def _probe_loss(scores, targets):
     "Cross-entropy, or the sum over classes of binary cross-entropy where targets are [n, c]"
     if targets.ndim == 1: return F.cross_entropy(scores, targets)
@@ -151,7 +151,8 @@ def _descend(w, b, x, y, l2, steps):
 
 def _probe_data(features, targets, valid):
     "Everything as tensors; raises `InputError` on what a probe can't learn from"
-    x, y, v = torch.as_tensor(features).float(), torch.as_tensor(targets), torch.as_tensor(valid).bool()
+    x = torch.as_tensor(features).float()
+    y, v = torch.tensor(np.asarray(targets)), torch.tensor(np.asarray(valid), dtype=bool) # copies: a column of a table may be read-only
     if not len(x) == len(y) == len(v): raise InputError(f'{len(x)} rows of features, {len(y)} targets, {len(v)} marks')
     if v.all() or not v.any(): raise InputError('a probe needs rows to learn from and others to choose by')
     if not x.isfinite().all(): raise InputError('features hold NaN or infinity')

@@ -7,7 +7,7 @@ __all__ = ['LabError', 'InputError', 'DataError', 'ModelError', 'Settings', 'set
            'share_path', 'sha256', 'whole_file', 'whole_dir', 'progress', 'run_card', 'save_card', 'load_cards',
            'show_measure', 'cards_table']
 
-# %% ../nbs/00_core.ipynb #54d84b46
+# %% ../nbs/00_core.ipynb #d33afeae
 import contextlib
 import hashlib
 import importlib.metadata
@@ -23,7 +23,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 # %% ../nbs/00_core.ipynb #6dd9ba38
 os.environ.setdefault('ORT_DISABLE_TELEMETRY', '1')
@@ -185,7 +185,7 @@ def whole_dir(
         raise InputError(f"can't write ({e.strerror})", path, 'Free some space or choose another folder') from e
     finally: shutil.rmtree(tmp, ignore_errors=True)
 
-# %% ../nbs/00_core.ipynb #44a06c8d
+# %% ../nbs/00_core.ipynb #ac68c054
 def progress(
     items, # anything to loop over
     desc: str = '', # a word on what is done
@@ -196,7 +196,7 @@ def progress(
     mode = mode or settings().progress
     if mode not in ('auto', 'bar', 'plain', 'none'):
         raise InputError(f'unknown progress mode {mode!r}', fix='Use bar, plain or none')
-    plain = mode == 'plain' or (mode == 'auto' and not sys.stderr.isatty())
+    plain = mode == 'plain' or (mode == 'auto' and not sys.stderr.isatty() and 'ipykernel' not in sys.modules)
     line = '{desc}: {n_fmt}/{total_fmt} [{elapsed}<{remaining}]\n'
     style = dict(mininterval=5, maxinterval=30, bar_format=line, ascii=True) if plain else {}
     return tqdm(items, desc=desc, total=total, disable=mode == 'none', file=sys.stderr, leave=not plain, **style)
