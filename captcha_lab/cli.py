@@ -6,7 +6,7 @@
 __all__ = ['main', 'read', 'tiles', 'grid', 'pets', 'challenge', 'explain', 'defend', 'study', 'search', 'quickstart', 'export',
            'bench', 'serve', 'lessons', 'doctor']
 
-# %% ../nbs/15_cli.ipynb #363cbc11
+# %% ../nbs/15_cli.ipynb #6c7cf27c
 import time
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import typer
 from .core import InputError, LabError, pick_device, settings, show_measure
 from .data_cli import data_app
 from .terminal import (
-    CARD, DEVICE, FORCE, READERS, RESUME, SEED, app, check_task, command_line, emit, load_model, run_app, say, summary, typed, where)
+    CARD, DEVICE, FORCE, READERS, RESUME, SEED, app, check_task, command_line, emit, load_model, measure_line, run_app, say, summary, typed, where)
 from .train_cli import eval_app, train_app
 
 # %% ../nbs/15_cli.ipynb #ab4a48b9
@@ -335,7 +335,7 @@ def defend(
     print(defence_lines(card['measures'])['steps'])
     print(f'\n{out}/report.html')
 
-# %% ../nbs/15_cli.ipynb #7635a902
+# %% ../nbs/15_cli.ipynb #5f340957
 @app.command()
 def study(
     name: str = typer.Argument(..., help='Which published result; `list` names them.'),
@@ -352,7 +352,7 @@ def study(
     card = run_study(name, out or Path('runs')/name, workers, force)
     if as_json: return emit(card)
     for k, m in card['measures'].items():
-        if isinstance(m, dict) and 'value' in m: print(f"{k:32}{show_measure(m, not k.startswith('log_loss'))}") # all but losses are shares
+        if isinstance(m, dict) and 'value' in m: print(measure_line(k, m))
 
 # %% ../nbs/15_cli.ipynb #6d62167d
 @app.command()

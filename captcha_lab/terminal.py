@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LOOK', 'app', 'READERS', 'TASK_NAMES', 'OUT', 'PATIENCE', 'SEED', 'DEVICE', 'RESUME', 'FORCE', 'CARD', 'emit', 'say',
-           'run_app', 'typed', 'command_line', 'check_task', 'load_model', 'where', 'span', 'summary']
+           'run_app', 'typed', 'command_line', 'check_task', 'load_model', 'where', 'span', 'measure_line', 'summary']
 
 # %% ../nbs/14z_terminal.ipynb #4c686291
 import json
@@ -187,7 +187,15 @@ def span(
     if len(ends) not in (1, 2): raise InputError(f'{option} must look like 5 or 4-6, not {text!r}')
     return ends[0] if len(ends) == 1 else tuple(ends)
 
-# %% ../nbs/14z_terminal.ipynb #3940b917
+# %% ../nbs/14z_terminal.ipynb #12a56b17
+def measure_line(
+    name: str, # of the measure
+    m # what `show_measure` takes
+) -> str: # a line
+    "A measure with its name; it's a share unless it's called a loss"
+    return f"{name:27} {show_measure(m, 'loss' not in name)}"
+
+# %% ../nbs/14z_terminal.ipynb #2cf06518
 _SHOWN = ('exact_match', 'letters', 'cut', 'cut_iou', 'accuracy', 'p12', 'accuracy_cat', 'accuracy_dog', 'log_loss', 'auc', 'cer',
           'baseline_constant', 'baseline_uniform', 'top1', 'map', 'f1.micro_f1', 'f1.macro_f1', 'grids', 'false_accepts', 'ece', 'pairs',
           'f1_published.macro_f1', 'accuracy_multi_published', 'baseline_nothing', 'baseline_commonest', 'baseline_commonest.macro_f1',
@@ -202,6 +210,6 @@ def summary(
     found = {k: m.get(k) if '.' not in k else m.get(k.split('.')[0], {}).get(k.split('.')[1]) for k in _SHOWN}
     words = lambda k: k.replace('f1.', '').replace('.', ' ').replace('_', ' ')
     known = lambda v: v is not None and not (isinstance(v, dict) and v.get('value') is None)
-    lines = [f"{words(k):28}{show_measure(v, k != 'log_loss')}" for k, v in found.items() if known(v)] # all but the loss are shares
+    lines = [measure_line(words(k), v) for k, v in found.items() if known(v)]
     lines += [f"{'gave up':28}{n} x {reason}" for reason, n in m.get('reasons', {}).items()]
     return '\n'.join(lines + ([f"{'everything is in':28}{folder}"] if folder else []))
