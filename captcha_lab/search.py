@@ -223,7 +223,7 @@ def search_pets(
             for _ in progress(_spread([common | {'k': k} for k in left], workers), 'trials', total=len(left)): pass
     return _report(open_study(storage), seed)
 
-# %% ../nbs/14ah_search.ipynb #53327b8a
+# %% ../nbs/14ah_search.ipynb #9113ea16
 _WORDS = {'lr': 'learning rate', 'wd': 'weight decay', 'arch': 'network', 'bs': 'batch size', 'size': 'size of pictures',
           'mixup': 'MixUp', 'smoothing': 'label smoothing', 'dropout': 'dropout'}
 
@@ -242,7 +242,8 @@ def plot_importances(
     bars = ax.barh([_WORDS.get(n, n) for n in names], values, color=OURS, height=.65)
     ax.bar_label(bars, [f'{v:.0%}' for v in values], padding=4, color=GREY)
     ax.set(xlim=(0, 1.12*max(values)), xticks=[])
-    ax.set_title(f"What mattered in {found['n_trials']} trials (best accuracy {found['value']:.1%})", loc='left', fontsize=10.5)
+    ended = found['n_trials'] - found['pruned']
+    ax.set_title(f"What mattered in {ended} of {found['n_trials']} trials, those that were not given up", loc='left', fontsize=10.5)
     ax.spines[['top', 'right', 'bottom']].set_visible(False)
     ax.tick_params('y', length=0)
     return ax
