@@ -6,7 +6,7 @@
 __all__ = ['main', 'read', 'tiles', 'grid', 'pets', 'challenge', 'explain', 'defend', 'study', 'search', 'quickstart', 'export',
            'bench', 'serve', 'lessons', 'doctor']
 
-# %% ../nbs/15_cli.ipynb #6b1711fc
+# %% ../nbs/15_cli.ipynb #1d6b89c5
 import time
 from pathlib import Path
 
@@ -14,9 +14,9 @@ import typer
 
 from .core import InputError, LabError, pick_device, settings, show_measure
 from .data_cli import data_app
-from captcha_lab.terminal import (
-    CARD, DEVICE, FORCE, READERS, RESUME, SEED, app, check_task, command_line, emit, load_model, measure_line, run_app, say, summary, typed,
-    where)
+from .terminal import (
+    CARD, DEVICE, FORCE, READERS, RESUME, SEED, app, check_task, command_line,
+    emit, load_model, measure_line, run_app, say, summary, typed, where)
 from .train_cli import eval_app, train_app
 
 # %% ../nbs/15_cli.ipynb #ab4a48b9

@@ -7,7 +7,7 @@ __all__ = ['LabError', 'InputError', 'DataError', 'ModelError', 'Settings', 'set
            'share_path', 'sha256', 'whole_file', 'whole_dir', 'progress', 'run_card', 'save_card', 'load_cards',
            'show_measure', 'cards_table']
 
-# %% ../nbs/00_core.ipynb #d33afeae
+# %% ../nbs/00_core.ipynb #37842f78
 import contextlib
 import hashlib
 import importlib.metadata
@@ -23,7 +23,6 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
-from tqdm.auto import tqdm
 
 # %% ../nbs/00_core.ipynb #6dd9ba38
 os.environ.setdefault('ORT_DISABLE_TELEMETRY', '1')
@@ -185,7 +184,7 @@ def whole_dir(
         raise InputError(f"can't write ({e.strerror})", path, 'Free some space or choose another folder') from e
     finally: shutil.rmtree(tmp, ignore_errors=True)
 
-# %% ../nbs/00_core.ipynb #ac68c054
+# %% ../nbs/00_core.ipynb #df96bb77
 def progress(
     items, # anything to loop over
     desc: str = '', # a word on what is done
@@ -193,6 +192,7 @@ def progress(
     mode: str = '', # bar, plain or none; empty = `settings().progress`
 ): # yields the items
     "Loop over `items` and show on standard error how far it is and how long it will take"
+    from tqdm.auto import tqdm # brings asyncio, which a start needn't wait for
     mode = mode or settings().progress
     if mode not in ('auto', 'bar', 'plain', 'none'):
         raise InputError(f'unknown progress mode {mode!r}', fix='Use bar, plain or none')
